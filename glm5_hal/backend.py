@@ -1,0 +1,302 @@
+"""The backend interface: one page of device handling, one typed method an op.
+
+A backend subclasses `Backend`, says what it is (`name`, `capabilities`, `is_available`), how it
+keeps weights and caches, and overrides ops. Names and signatures are checked against the contract
+when the class is defined. A primitive that is not overridden raises `Unsupported`; a composite
+that is not overridden runs its default.
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, ClassVar, NoReturn
+
+import torch
+from torch import Tensor
+
+from glm5_hal import ops
+from glm5_hal.contract import CONTRACT_VERSION, OPS, Kind
+from glm5_hal.errors import BackendDefinitionError, Unsupported
+from glm5_hal.handles import Cache, PagedContext, Weight, WeightRole
+from glm5_hal.levels import Level, Numerics
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backend declares; every default is the cautious answer.
+
+    Attributes:
+        contract_version: the contract it was written against.
+        dtypes: activation dtypes it takes.
+        profiles: numeric profiles it has.
+        claims: levels it promises per profile, for all of its ops.
+        unsupported: optional op to the reason why it is not given.
+    """
+
+    contract_version: int = CONTRACT_VERSION
+    dtypes: frozenset[torch.dtype] = frozenset({torch.float32})
+    profiles: frozenset[Numerics] = frozenset({Numerics.FAST})
+    claims: Mapping[Numerics, frozenset[Level]] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+    unsupported: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def problems(self) -> list[str]:
+        """What is wrong with the record, in sentences; empty when nothing is."""
+        found = []
+        if self.contract_version != CONTRACT_VERSION:
+            found.append(f"contract_version {self.contract_version}, this is {CONTRACT_VERSION}")
+        for name, reason in self.unsupported.items():
+            if name not in OPS:
+                found.append(f"unsupported names {name!r}, which is no op")
+            elif OPS[name].kind is not Kind.OPTIONAL:
+                found.append(f"{name} is {OPS[name].kind.value}: only optional ops may be declared")
+            elif not reason.strip():
+                found.append(f"{name} is declared unsupported without a reason")
+        if missing := set(self.claims) - self.profiles:
+            found.append(f"claims for profiles not offered: {sorted(p.value for p in missing)}")
+        return found
+
+
+class Backend:
+    """Base of every backend.
+
+    Args:
+        index: which device of its kind, as in ``GLM5_HAL_BACKEND=name:index``.
+    """
+
+    name: ClassVar[str]
+    capabilities: ClassVar[Capabilities]
+    aliases: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, index: int = 0) -> None:
+        self.index = index
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        problems = _definition_problems(cls)
+        if problems:
+            raise BackendDefinitionError(
+                f"{cls.__module__}.{cls.__qualname__} does not fit contract "
+                f"version {CONTRACT_VERSION}:\n" + "\n".join(f"  - {p}" for p in problems)
+            )
+
+    # --- identity and device ---
+
+    @classmethod
+    def is_available(cls) -> tuple[bool, str]:
+        """Whether it can run here, and why (not). Must not initialise the device."""
+        raise NotImplementedError(f"{cls.__name__} does not say whether it is available")
+
+    @classmethod
+    def device_count(cls) -> int:
+        """Number of devices that `index` may name."""
+        return 1
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors lie."""
+        raise NotImplementedError(f"{type(self).__name__} does not name its device")
+
+    @classmethod
+    def versions(cls) -> dict[str, str]:
+        """Driver, toolkit and library versions that can change a bit; entered into the plan."""
+        return {"torch": torch.__version__}
+
+    def to_device(self, tensor: Tensor) -> Tensor:
+        """A host tensor on the device."""
+        return tensor.to(self.device)
+
+    def to_host(self, tensor: Tensor) -> Tensor:
+        """A device tensor on the host; waits for it."""
+        return tensor.cpu()
+
+    def synchronize(self) -> None:
+        """Wait until everything submitted has finished."""
+
+    # --- what it keeps ---
+
+    def prepare_weight(self, role: WeightRole, tensor: Tensor) -> Weight:
+        """Take a host parameter once, at load. The default keeps a copy on the device."""
+        return Weight(role, tuple(tensor.shape), tensor.dtype, self.to_device(tensor))
+
+    def allocate_cache(self, pages: int, page_size: int, width: int, dtype: torch.dtype) -> Cache:
+        """Storage for pages * page_size rows of `width` values; contents undefined."""
+        rows = torch.empty(pages * page_size, width, dtype=dtype, device=self.device)
+        return Cache(pages, page_size, width, dtype, rows)
+
+    # --- which ops ---
+
+    @classmethod
+    def overrides(cls, op: str) -> bool:
+        """Whether the class has an implementation of its own."""
+        return getattr(cls, op) is not getattr(Backend, op)
+
+    def _missing(self, op: str) -> NoReturn:
+        reason = self.capabilities.unsupported.get(op, f"not implemented by backend {self.name!r}")
+        raise Unsupported(op, reason)
+
+    # --- primitive ops ---
+
+    def embedding(self, ids: Tensor, table: Weight) -> Tensor:
+        self._missing("embedding")
+
+    def linear(self, x: Tensor, w: Weight, out_dtype: torch.dtype | None = None) -> Tensor:
+        self._missing("linear")
+
+    def head_linear(self, x: Tensor, w: Weight) -> Tensor:
+        self._missing("head_linear")
+
+    def rms_norm(
+        self, x: Tensor, w: Weight, eps: float, residual: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        self._missing("rms_norm")
+
+    def layer_norm(self, x: Tensor, w: Weight, b: Weight, eps: float) -> Tensor:
+        self._missing("layer_norm")
+
+    def rope(self, x: Tensor, positions: Tensor, table: Weight, interleaved: bool) -> Tensor:
+        self._missing("rope")
+
+    def swiglu(self, gate_up: Tensor) -> Tensor:
+        self._missing("swiglu")
+
+    def cache_write(self, cache: Cache, rows: Tensor, slots: Tensor) -> None:
+        self._missing("cache_write")
+
+    def cache_read(self, cache: Cache, slots: Tensor) -> Tensor:
+        self._missing("cache_read")
+
+    def latent_attention(
+        self,
+        q_latent: Tensor,
+        q_rope: Tensor,
+        cache: Cache,
+        context: PagedContext,
+        scale: float,
+        indices: Tensor | None = None,
+    ) -> Tensor:
+        self._missing("latent_attention")
+
+    def index_scores(
+        self, q: Tensor, w: Tensor, keys: Cache, context: PagedContext, scale: float
+    ) -> Tensor:
+        self._missing("index_scores")
+
+    def topk(self, scores: Tensor, lengths: Tensor, k: int) -> Tensor:
+        self._missing("topk")
+
+    def moe_route(
+        self,
+        logits: Tensor,
+        bias: Weight,
+        k: int,
+        n_group: int,
+        topk_group: int,
+        normalize: bool,
+        scale: float,
+    ) -> tuple[Tensor, Tensor]:
+        self._missing("moe_route")
+
+    def moe_dispatch(self, x: Tensor, ids: Tensor, experts: int) -> tuple[Tensor, Tensor, Tensor]:
+        self._missing("moe_dispatch")
+
+    def moe_combine(
+        self, rows: Tensor, slots: Tensor, weights: Tensor, shared: Tensor | None = None
+    ) -> Tensor:
+        self._missing("moe_combine")
+
+    def grouped_linear(self, x: Tensor, w: Weight, offsets: Tensor) -> Tensor:
+        self._missing("grouped_linear")
+
+    def muon_orthogonalize(self, g: Tensor, steps: int = 5) -> Tensor:
+        self._missing("muon_orthogonalize")
+
+    def sample(self, logits: Tensor, temperature: Tensor, top_p: Tensor, draws: Tensor) -> Tensor:
+        self._missing("sample")
+
+    # --- composite ops ---
+
+    def mla(
+        self,
+        q_nope: Tensor,
+        q_rope: Tensor,
+        cache: Cache,
+        context: PagedContext,
+        w_uk: Weight,
+        w_uv: Weight,
+        scale: float,
+        indices: Tensor | None = None,
+    ) -> Tensor:
+        return ops.mla.default(q_nope, q_rope, cache, context, w_uk, w_uv, scale, indices)
+
+    def dsa_select(
+        self, q: Tensor, w: Tensor, keys: Cache, context: PagedContext, scale: float, k: int
+    ) -> Tensor:
+        return ops.dsa_select.default(q, w, keys, context, scale, k)
+
+    def moe_experts(
+        self,
+        x: Tensor,
+        ids: Tensor,
+        weights: Tensor,
+        w_gate_up: Weight,
+        w_down: Weight,
+        shared: Tensor | None = None,
+    ) -> Tensor:
+        return ops.moe_experts.default(x, ids, weights, w_gate_up, w_down, shared)
+
+    # --- optional ops ---
+
+    def mla_expanded(
+        self,
+        q_nope: Tensor,
+        q_rope: Tensor,
+        cache: Cache,
+        context: PagedContext,
+        w_uk: Weight,
+        w_uv: Weight,
+        scale: float,
+        indices: Tensor | None = None,
+    ) -> Tensor:
+        self._missing("mla_expanded")
+
+
+def _definition_problems(cls: type[Backend]) -> list[str]:
+    problems = []
+    for attribute, value in vars(cls).items():
+        if attribute.startswith("_"):
+            continue
+        if attribute in OPS:
+            problems += _signature_problems(attribute, value)
+        elif not hasattr(Backend, attribute) and attribute not in Backend.__annotations__:
+            close = difflib.get_close_matches(attribute, OPS, n=1, cutoff=0.6)
+            hint = f"; did you mean {close[0]!r}?" if close else "; prefix helpers with _"
+            problems.append(f"{attribute!r} is no op and no method of Backend{hint}")
+    for required, kind in (("name", str), ("capabilities", Capabilities)):
+        if not isinstance(getattr(cls, required, None), kind):
+            problems.append(f"{required} is missing or not a {kind.__name__}")
+    if isinstance(getattr(cls, "capabilities", None), Capabilities):
+        problems += cls.capabilities.problems()
+    return problems
+
+
+def _signature_problems(name: str, method: Callable[..., Any]) -> list[str]:
+    if not inspect.isfunction(method):
+        return [f"{name} is {type(method).__name__}, expected a method"]
+    found = list(inspect.signature(method).parameters.values())[1:]
+    wanted = list(OPS[name].signature.parameters.values())
+    shown = [(p.name, p.kind, p.default) for p in found]
+    if shown == [(p.name, p.kind, p.default) for p in wanted]:
+        return []
+    return [
+        f"{name} takes ({', '.join(map(_parameter, found))}), "
+        f"the contract says ({', '.join(map(_parameter, wanted))})"
+    ]
+
+
+def _parameter(parameter: inspect.Parameter) -> str:
+    empty = parameter.default is inspect.Parameter.empty
+    return parameter.name if empty else f"{parameter.name}={parameter.default!r}"

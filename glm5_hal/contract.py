@@ -1,0 +1,348 @@
+"""What an op is: a typed signature, numbered requirements, a readable reference.
+
+An op file decorates one function. Its annotations carry the shapes and dtypes, its body is the
+reference, and calling it sends the arguments through the active runtime to the chosen backend::
+
+    @op(Kind.PRIMITIVE, requirements={"TOPK-1": "..."})
+    def topk(
+        scores: Annotated[Tensor, Array("T S", F32)],
+        lengths: Annotated[Tensor, Array("T", I32)],
+        k: int,
+    ) -> Annotated[Tensor, Array("T k", I32)]: ...
+
+Dimensions are symbols bound at the first use in a call: every later use must agree. ``2*I`` and
+``E+1`` are understood; an integer argument (``k`` above) binds its own name.
+"""
+
+import enum
+import functools
+import inspect
+import re
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, fields, is_dataclass
+from types import MappingProxyType
+from typing import Annotated, Any, Generic, ParamSpec, Protocol, TypeVar
+
+import torch
+
+from glm5_hal.errors import ContractError, HalError
+
+CONTRACT_VERSION = 1
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Kind(enum.Enum):
+    """How a backend stands to an op."""
+
+    PRIMITIVE = "primitive"
+    """Every backend must give it."""
+    COMPOSITE = "composite"
+    """Has a default built from other ops; a backend overrides it where it has a fused kernel."""
+    OPTIONAL = "optional"
+    """May be declared unsupported, with a reason."""
+
+
+@dataclass(frozen=True)
+class DTypes:
+    """A dtype constraint.
+
+    Attributes:
+        label: how an error names it.
+        allowed: the dtypes that satisfy it.
+        shared: all arguments of one call under this constraint have one dtype.
+    """
+
+    label: str
+    allowed: frozenset[torch.dtype]
+    shared: bool = False
+
+
+ACT = DTypes(
+    "activation dtype (bfloat16 or float32)", frozenset({torch.bfloat16, torch.float32}), True
+)
+FLOAT = DTypes("bfloat16 or float32", frozenset({torch.bfloat16, torch.float32}))
+F32 = DTypes("float32", frozenset({torch.float32}))
+I32 = DTypes("int32", frozenset({torch.int32}))
+
+_DIM = re.compile(r"(?:(?P<factor>\d+)\*)?(?P<name>[A-Za-z_]\w*)(?:\+(?P<plus>\w+))?$")
+
+
+@dataclass(frozen=True)
+class Dim:
+    """One dimension: ``factor * name + plus`` (``plus`` a number or another symbol)."""
+
+    text: str
+    name: str
+    factor: int
+    plus: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Dim":
+        """Parse ``T``, ``2*I``, ``E+1`` or ``C+R``."""
+        match = _DIM.match(text)
+        if match is None:
+            raise ValueError(f"dimension {text!r} is not of the form T, 2*I, E+1 or C+R")
+        return cls(text, match["name"], int(match["factor"] or 1), match["plus"] or "0")
+
+    def bind(self, size: int, dims: dict[str, int]) -> bool:
+        """Bind the symbol to `size`, or say whether `size` agrees with what is bound."""
+        plus = int(self.plus) if self.plus.isdigit() else dims.get(self.plus)
+        if plus is None:
+            return True  # decided by a later argument
+        known = dims.get(self.name)
+        if known is not None:
+            return size == known * self.factor + plus
+        value, rest = divmod(size - plus, self.factor)
+        if rest or value < 0:
+            return False
+        dims[self.name] = value
+        return True
+
+
+@dataclass(frozen=True)
+class Array:
+    """Shape and dtype of a tensor-like argument: ``Array("T 2*I", ACT)``.
+
+    Anything with ``shape`` and ``dtype`` fits (tensors and weight handles).
+    """
+
+    shape: str
+    dtypes: DTypes | None = None
+
+    @functools.cached_property
+    def dims(self) -> tuple[Dim, ...]:
+        """The parsed dimensions."""
+        return tuple(Dim.parse(text) for text in self.shape.split())
+
+
+class TensorLike(Protocol):
+    """What `Array` checks."""
+
+    @property
+    def shape(self) -> Iterable[int]: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+
+@dataclass(frozen=True)
+class _Check:
+    """The checks on one argument, found once from its annotation."""
+
+    array: Array | None = None
+    optional: bool = False
+    is_int: bool = False
+    members: tuple[tuple[str, "_Check"], ...] = ()
+    items: tuple["_Check", ...] = ()
+
+
+def _check_of(annotation: Any) -> _Check:
+    origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        arrays = [meta for meta in annotation.__metadata__ if isinstance(meta, Array)]
+        return _Check(array=arrays[0]) if arrays else _check_of(annotation.__origin__)
+    args = typing.get_args(annotation)
+    if type(None) in args:
+        (inner,) = (arg for arg in args if arg is not type(None))
+        found = _check_of(inner)
+        return _Check(found.array, True, found.is_int, found.members, found.items)
+    if origin is tuple:
+        return _Check(items=tuple(_check_of(arg) for arg in args))
+    if annotation is int:
+        return _Check(is_int=True)
+    if is_dataclass(annotation) and isinstance(annotation, type):
+        hints = typing.get_type_hints(annotation, include_extras=True)
+        members = [(f.name, _check_of(hints[f.name])) for f in fields(annotation)]
+        return _Check(members=tuple((n, c) for n, c in members if c.array or c.is_int or c.members))
+    return _Check()
+
+
+class Dims(dict[str, int]):
+    """Symbols bound so far in one call, and the shared activation dtype."""
+
+    dtype: torch.dtype | None = None
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """One numbered sentence of the specification."""
+
+    id: str
+    text: str
+
+
+class Dispatcher(Protocol):
+    """What answers op calls while it is active (a runtime)."""
+
+    def call(self, op: "Op[P, R]", *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+
+ACTIVE: ContextVar[Dispatcher | None] = ContextVar("glm5_hal_active", default=None)
+
+
+class Op(Generic[P, R]):
+    """One op of the contract; calling it goes through the active runtime to the backend.
+
+    Attributes:
+        name: the name, which is also the backend's method name.
+        kind: primitive, composite or optional.
+        requirements: id to requirement, in order.
+        signature: names, kinds and defaults of the parameters.
+        reference: the body of the op file: plain torch, the definition.
+    """
+
+    def __init__(
+        self, kind: Kind, requirements: Mapping[str, str], reference: Callable[P, R]
+    ) -> None:
+        self.name = reference.__name__
+        self.kind = kind
+        self.requirements = MappingProxyType(
+            {key: Requirement(key, text) for key, text in requirements.items()}
+        )
+        self.signature = inspect.signature(reference)
+        self.reference = reference
+        self.__doc__ = reference.__doc__
+        self._default: Callable[P, R] | None = None
+        hints = typing.get_type_hints(reference, include_extras=True)
+        self._result = _check_of(hints.pop("return"))
+        self._params = tuple((name, _check_of(hint)) for name, hint in hints.items())
+        self._by_name = dict(self._params)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the op on the active runtime's backend."""
+        runtime = ACTIVE.get()
+        if runtime is None:
+            raise HalError(
+                f"{self.name}: no runtime is active. Open one (`glm5_hal.open_runtime()`) and call "
+                "ops inside `with runtime:`."
+            )
+        return runtime.call(self, *args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<op {self.name}{self.signature}>"
+
+    def composition(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Decorate the default of a composite op, built from other ops."""
+        if self.kind is not Kind.COMPOSITE:
+            raise TypeError(f"{self.name} is {self.kind.value}: only a composite has a default")
+        self._default = function
+        return function
+
+    @property
+    def default(self) -> Callable[P, R]:
+        """The default of a composite op."""
+        if self._default is None:
+            raise TypeError(f"{self.name} has no default composition")
+        return self._default
+
+    def check_arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Dims:
+        """Check shapes, dtypes and integer arguments of one call.
+
+        Raises:
+            ContractError: naming the argument, what it is and what was expected.
+        """
+        dims = Dims()
+        given = [
+            (name, check, value) for (name, check), value in zip(self._params, args, strict=False)
+        ]
+        given += [(n, self._by_name[n], v) for n, v in kwargs.items() if n in self._by_name]
+        for name, check, value in given:
+            if check.is_int and isinstance(value, int):
+                dims[name] = value
+        for name, check, value in given:
+            self._check(name, check, value, dims)
+        return dims
+
+    def check_result(self, result: Any, dims: Dims, backend: str) -> None:
+        """Check what a backend returned against the contract.
+
+        Raises:
+            ContractError: naming the backend and the first part that is off.
+        """
+        if not self._result.items:
+            self._check(f"result of backend {backend!r}", self._result, result, dims)
+            return
+        if not isinstance(result, tuple) or len(result) != len(self._result.items):
+            raise ContractError(
+                f"{self.name}: backend {backend!r} returned {type(result).__name__}, "
+                f"expected a tuple of {len(self._result.items)}"
+            )
+        for index, (check, value) in enumerate(zip(self._result.items, result, strict=True)):
+            self._check(f"result {index} of backend {backend!r}", check, value, dims)
+
+    def _check(self, name: str, check: _Check, value: Any, dims: Dims) -> None:
+        if value is None and check.optional:
+            return
+        if check.array is not None:
+            self._check_array(name, check.array, value, dims)
+        elif check.is_int and (not isinstance(value, int) or isinstance(value, bool)):
+            raise ContractError(f"{self.name}: {name} is {value!r}, expected an int")
+        else:
+            for member, inner in check.members:
+                part = getattr(value, member, None)
+                if inner.is_int and isinstance(part, int):
+                    dims[member] = part
+                self._check(f"{name}.{member}", inner, part, dims)
+
+    def _check_array(self, name: str, array: Array, value: Any, dims: Dims) -> None:
+        shape = getattr(value, "shape", None)
+        if shape is None:
+            raise ContractError(
+                f"{self.name}: {name} is {type(value).__name__}, expected a tensor "
+                f"[{array.shape.replace(' ', ', ')}]"
+            )
+        if len(shape) != len(array.dims) or not all(
+            dim.bind(size, dims) for dim, size in zip(array.dims, shape, strict=True)
+        ):
+            raise ContractError(
+                f"{self.name}: {name} has shape {list(shape)}, expected "
+                f"[{', '.join(dim.text for dim in array.dims)}]"
+                + (f" with {_bound(array, dims)}" if _bound(array, dims) else "")
+            )
+        dtypes = array.dtypes
+        if dtypes is None:
+            return
+        if value.dtype not in dtypes.allowed:
+            raise ContractError(
+                f"{self.name}: {name} is {_short(value.dtype)}, expected {dtypes.label}"
+            )
+        if dtypes.shared:
+            if dims.dtype is None:
+                dims.dtype = value.dtype
+            elif value.dtype != dims.dtype:
+                raise ContractError(
+                    f"{self.name}: {name} is {_short(value.dtype)}, but an earlier argument is "
+                    f"{_short(dims.dtype)}; all activations of a call share one dtype"
+                )
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _bound(array: Array, dims: Mapping[str, int]) -> str:
+    symbols = [s for dim in array.dims for s in (dim.name, dim.plus) if s in dims]
+    return ", ".join(f"{symbol}={dims[symbol]}" for symbol in dict.fromkeys(symbols))
+
+
+OPS: dict[str, Op[Any, Any]] = {}
+"""Every op of the contract by name, in the order in which the op files are imported."""
+
+
+def op(kind: Kind, *, requirements: Mapping[str, str]) -> Callable[[Callable[P, R]], Op[P, R]]:
+    """Make an op of a reference function and enter it into the contract."""
+
+    def enter(reference: Callable[P, R]) -> Op[P, R]:
+        made = Op(kind, requirements, reference)
+        taken = {key for other in OPS.values() for key in other.requirements}
+        clash = taken & set(requirements)
+        if made.name in OPS or clash:
+            raise ValueError(f"{made.name}: already in the contract ({sorted(clash) or 'name'})")
+        OPS[made.name] = made
+        return made
+
+    return enter

@@ -1,0 +1,64 @@
+"""Environment variables: one table, from which the documentation is made."""
+
+import difflib
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+PREFIX = "GLM5_HAL_"
+log = logging.getLogger("glm5_hal")
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One environment variable.
+
+    Attributes:
+        name: full name.
+        values: what it may hold.
+        default: what holds when it is unset.
+        meaning: one sentence.
+    """
+
+    name: str
+    values: str
+    default: str
+    meaning: str
+
+
+BACKEND = Variable(
+    "GLM5_HAL_BACKEND",
+    "name[:index]",
+    "cpu",
+    "The backend and, where there are several devices, which one.",
+)
+NUMERICS = Variable(
+    "GLM5_HAL_NUMERICS",
+    "fast",
+    "fast",
+    "The numeric profile.",
+)
+SUBSTITUTE = Variable(
+    "GLM5_HAL_SUBSTITUTE",
+    "cpu",
+    "off",
+    "Run ops that the backend lacks on the CPU. Recorded in the plan; such a run claims nothing.",
+)
+VARIABLES = (BACKEND, NUMERICS, SUBSTITUTE)
+
+
+def read(variable: Variable, environ: Mapping[str, str] = os.environ) -> str | None:
+    """The value of `variable`, None when unset or empty."""
+    return environ.get(variable.name) or None
+
+
+def warn_unknown(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Log a warning for every ``GLM5_HAL_*`` variable that nothing reads; returns their names."""
+    known = [variable.name for variable in VARIABLES]
+    unknown = sorted(n for n in environ if n.startswith(PREFIX) and n not in known)
+    for name in unknown:
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+        log.warning("environment variable %s is not read by anything; %s", name, hint)
+    return unknown

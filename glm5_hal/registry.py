@@ -1,0 +1,90 @@
+"""Finding backends: entry points, loaded by name, one at a time.
+
+A package registers a backend with::
+
+    [project.entry-points."glm5_hal.backends"]
+    mychip = "my_package.backend:MyBackend"
+
+and further names for it in the group ``glm5_hal.backend_aliases`` (``alias = "mychip"``). Nothing
+is imported until a backend is chosen or asked about.
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+
+from glm5_hal.backend import Backend
+from glm5_hal.errors import BackendUnavailable, SelectionError, UnknownBackend
+
+GROUP = "glm5_hal.backends"
+ALIAS_GROUP = "glm5_hal.backend_aliases"
+
+_CHOICE = re.compile(r"(?P<name>[A-Za-z][\w-]*)(?::(?P<index>\d+))?$")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A parsed ``name[:index]``."""
+
+    name: str
+    index: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Choice":
+        """Parse the value of GLM5_HAL_BACKEND.
+
+        Raises:
+            SelectionError: not of the form name[:index].
+        """
+        match = _CHOICE.match(text)
+        if match is None:
+            raise SelectionError(
+                f"backend {text!r} is not of the form name[:index], for example 'cpu' or 'cuda:1'"
+            )
+        return cls(match["name"].lower(), int(match["index"] or 0))
+
+
+def registered() -> dict[str, EntryPoint]:
+    """Entry point of every registered backend by name, sorted.
+
+    Raises:
+        SelectionError: two packages register the same name.
+    """
+    points = sorted(set(entry_points(group=GROUP)), key=lambda point: point.name)
+    double = [name for name, count in Counter(p.name for p in points).items() if count > 1]
+    if double:
+        sources = "; ".join(f"{p.name} = {p.value}" for p in points if p.name in double)
+        raise SelectionError(f"backend names registered twice: {sources}. Uninstall one of them.")
+    return {point.name: point for point in points}
+
+
+def aliases() -> dict[str, str]:
+    """Accepted further names: alias to backend name."""
+    return {point.name: point.value for point in entry_points(group=ALIAS_GROUP)}
+
+
+def load(name: str) -> type[Backend]:
+    """Import and return the backend class registered as `name` (or an alias).
+
+    Raises:
+        UnknownBackend: nothing is registered under the name.
+        BackendUnavailable: its module cannot be imported.
+        SelectionError: the entry point does not name a backend of that name.
+    """
+    points = registered()
+    point = points.get(aliases().get(name, name))
+    if point is None:
+        raise UnknownBackend(name, points)
+    try:
+        found = point.load()
+    except ImportError as error:
+        raise BackendUnavailable(point.name, f"importing {point.value} failed: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Backend)):
+        raise SelectionError(f"entry point {point.name} = {point.value} is no Backend class")
+    if found.name != point.name:
+        raise SelectionError(
+            f"entry point {point.name} = {point.value} names itself {found.name!r}; "
+            "the two must agree"
+        )
+    return found

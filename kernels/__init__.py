@@ -1,0 +1,1 @@
+"""Portable kernels: one file an op, no vendor names."""

@@ -1,0 +1,1 @@
+"""GLM-5 itself: configuration, layers, cache, checkpoint, generation."""
