@@ -210,7 +210,6 @@ class Op(Generic[P, R]):
         hints = typing.get_type_hints(reference, include_extras=True)
         self._result = _check_of(hints.pop("return"))
         self._params = tuple((name, _check_of(hint)) for name, hint in hints.items())
-        self._by_name = dict(self._params)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the op on the active runtime's backend."""
@@ -233,6 +232,17 @@ class Op(Generic[P, R]):
         return function
 
     @property
+    def arguments(self) -> dict[str, Array]:
+        """Declared shape and dtype of each tensor-like parameter."""
+        return {name: check.array for name, check in self._params if check.array is not None}
+
+    @property
+    def results(self) -> tuple[Array, ...]:
+        """Declared shape and dtype of each returned tensor."""
+        parts = self._result.items or (self._result,)
+        return tuple(part.array for part in parts if part.array is not None)
+
+    @property
     def default(self) -> Callable[P, R]:
         """The default of a composite op."""
         if self._default is None:
@@ -246,10 +256,9 @@ class Op(Generic[P, R]):
             ContractError: naming the argument, what it is and what was expected.
         """
         dims = Dims()
-        given = [
-            (name, check, value) for (name, check), value in zip(self._params, args, strict=False)
-        ]
-        given += [(n, self._by_name[n], v) for n, v in kwargs.items() if n in self._by_name]
+        values = dict(zip((name for name, _ in self._params), args, strict=False)) | dict(kwargs)
+        # in the order of the signature, however the call is written: early arguments bind symbols
+        given = [(name, check, values[name]) for name, check in self._params if name in values]
         for name, check, value in given:
             if check.is_int and isinstance(value, int):
                 dims[name] = value

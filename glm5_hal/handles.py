@@ -95,6 +95,7 @@ class PagedContext:
     """Which cached rows each packed query token sees: rows [0, lengths[t]) of its sequence.
 
     Row i of sequence b lies in slot ``page_table[b, i // page_size] * page_size + i % page_size``.
+    Tokens of one sequence stand together, at consecutive positions.
 
     Attributes:
         page_table: [B, P] int32, physical page of each logical page; -1 where none.

@@ -83,8 +83,13 @@ class Plan:
     @property
     def hash(self) -> str:
         """SHA-256 of the plan without the device index: equal plans may be compared."""
-        content = {key: value for key, value in self.to_dict().items() if key != "index"}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return hash_of(self.to_dict())
+
+
+def hash_of(plan: Mapping[str, object]) -> str:
+    """The hash of a plan as plain data, so that a stored one can be checked."""
+    content = {key: value for key, value in plan.items() if key != "index"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def make_plan(
@@ -125,15 +130,7 @@ def make_plan(
 
 def _check_cache_ops(chosen: Mapping[str, Implementation]) -> None:
     """A native reader of a cache needs a native writer: the CPU cannot fill a device's pages."""
-    readers = (
-        "cache_read",
-        "latent_attention",
-        "index_scores",
-        "mla",
-        "mla_expanded",
-        "dsa_select",
-    )
-    native = [name for name in readers if chosen[name].source == "native"]
+    native = [name for name in CACHE_READERS if chosen[name].source == "native"]
     if chosen["cache_write"].source == "substitute" and native:
         raise SelectionError(
             f"cache_write cannot be substituted while {', '.join(native)} run on the backend; "

@@ -20,7 +20,7 @@ from glm5_hal.errors import BackendUnavailable, SelectionError, UnknownBackend
 GROUP = "glm5_hal.backends"
 ALIAS_GROUP = "glm5_hal.backend_aliases"
 
-_CHOICE = re.compile(r"(?P<name>[A-Za-z][\w-]*)(?::(?P<index>\d+))?$")
+_CHOICE = re.compile(r"(?P<name>[A-Za-z][\w-]*)(?::(?P<index>[0-9]+))?")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Choice:
         Raises:
             SelectionError: not of the form name[:index].
         """
-        match = _CHOICE.match(text)
+        match = _CHOICE.fullmatch(text)
         if match is None:
             raise SelectionError(
                 f"backend {text!r} is not of the form name[:index], for example 'cpu' or 'cuda:1'"
@@ -51,17 +51,25 @@ def registered() -> dict[str, EntryPoint]:
     Raises:
         SelectionError: two packages register the same name.
     """
-    points = sorted(set(entry_points(group=GROUP)), key=lambda point: point.name)
+    return _by_name(GROUP)
+
+
+def aliases() -> dict[str, str]:
+    """Accepted further names: alias to backend name. A backend's own name goes before any alias.
+
+    Raises:
+        SelectionError: two packages register the same alias for different backends.
+    """
+    return {name: point.value for name, point in _by_name(ALIAS_GROUP).items()}
+
+
+def _by_name(group: str) -> dict[str, EntryPoint]:
+    points = sorted(set(entry_points(group=group)), key=lambda point: (point.name, point.value))
     double = [name for name, count in Counter(p.name for p in points).items() if count > 1]
     if double:
         sources = "; ".join(f"{p.name} = {p.value}" for p in points if p.name in double)
         raise SelectionError(f"backend names registered twice: {sources}. Uninstall one of them.")
     return {point.name: point for point in points}
-
-
-def aliases() -> dict[str, str]:
-    """Accepted further names: alias to backend name."""
-    return {point.name: point.value for point in entry_points(group=ALIAS_GROUP)}
 
 
 def load(name: str) -> type[Backend]:
@@ -73,13 +81,17 @@ def load(name: str) -> type[Backend]:
         SelectionError: the entry point does not name a backend of that name.
     """
     points = registered()
-    point = points.get(aliases().get(name, name))
+    point = points.get(name) or points.get(aliases().get(name, name))
     if point is None:
         raise UnknownBackend(name, points)
     try:
         found = point.load()
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: a shared library that does not load
         raise BackendUnavailable(point.name, f"importing {point.value} failed: {error}") from error
+    except AttributeError as error:
+        raise SelectionError(
+            f"entry point {point.name} = {point.value} does not load: {error}"
+        ) from error
     if not (isinstance(found, type) and issubclass(found, Backend)):
         raise SelectionError(f"entry point {point.name} = {point.value} is no Backend class")
     if found.name != point.name:

@@ -1,5 +1,6 @@
 """The door: every op call of the model passes here on its way to the backend."""
 
+import threading
 from collections.abc import Callable, Mapping
 from contextvars import Token
 from types import TracebackType
@@ -22,6 +23,13 @@ Observer = Callable[[Op[..., Any], tuple[Any, ...], Mapping[str, Any], Any], Non
 """Sees each finished op call: the op, its arguments, its keyword arguments, its result."""
 
 
+class _Entered(threading.local):
+    """What was active before each `with` that is open in this thread."""
+
+    def __init__(self) -> None:
+        self.tokens: list[Token[Dispatcher | None]] = []
+
+
 class Runtime:
     """A plan, its backend, and whoever watches.
 
@@ -38,7 +46,7 @@ class Runtime:
         self.plan = plan
         self.backend = backend
         self.observers: list[Observer] = []
-        self._entered: list[Token[Dispatcher | None]] = []
+        self._entered = _Entered()
         self._substitute = Substitute(backend, load("cpu")()) if plan.substituted else None
         self._answers: dict[str, Callable[..., Any]] = {
             name: self._answer(name, implementation.source)
@@ -79,7 +87,7 @@ class Runtime:
         return cache
 
     def __enter__(self) -> "Runtime":
-        self._entered.append(ACTIVE.set(self))
+        self._entered.tokens.append(ACTIVE.set(self))
         return self
 
     def __exit__(
@@ -88,7 +96,7 @@ class Runtime:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        ACTIVE.reset(self._entered.pop())
+        ACTIVE.reset(self._entered.tokens.pop())
 
 
 def open_runtime(backend: str | None = None, numerics: str | None = None) -> Runtime:

@@ -71,6 +71,7 @@ def sequence_logits(
     *,
     chunk: int | None = None,
     probe: Probe | None = None,
+    before: Callable[[Sequence[int], Step], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Tensor]:
     """Logits of every position, one [length, vocabulary] float32 host tensor a sequence.
@@ -80,6 +81,7 @@ def sequence_logits(
         sequences: token ids; lengths may differ.
         chunk: tokens of each sequence a forward pass; default: all at once.
         probe: sees intermediates of the packed tokens of each pass.
+        before: told of each pass before it: which of `sequences` it holds, in order, and the step.
         progress: told (tokens done, tokens in all).
 
     Raises:
@@ -92,6 +94,8 @@ def sequence_logits(
     parts: list[list[Tensor]] = [[] for _ in sequences]
     done = 0
     for rows, step in _prefill(cache, [cache.add() for _ in sequences], sequences, chunk):
+        if before is not None:
+            before(rows, step)
         logits = model.runtime.backend.to_host(model.logits(model.forward(step, cache, probe)))
         for row, part in zip(rows, logits.split(step.counts), strict=True):
             parts[row].append(part)

@@ -129,7 +129,8 @@ class KVCache:
         """Make room for new tokens of some sequences and say where they go.
 
         Args:
-            tokens: (sequence, ids) pairs, each sequence once, each with at least one id.
+            tokens: (sequence, ids) pairs, at least one, each sequence once, each with at least
+                one id.
 
         Raises:
             CacheError: a token id outside the vocabulary, a sequence beyond the model's longest,
@@ -171,6 +172,8 @@ class KVCache:
         )
 
     def _check(self, tokens: Sequence[tuple[int, Sequence[int]]]) -> None:
+        if not tokens:
+            raise CacheError("a step without sequences; it takes at least one")
         if len({sequence for sequence, _ in tokens}) != len(tokens):
             raise CacheError("a sequence is named twice in one step; join its tokens")
         needed = 0

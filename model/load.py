@@ -28,7 +28,7 @@ def load_model(
         runtime: answers the op calls.
         dtype: activation dtype; default: the checkpoint's (bfloat16 for FP8).
         latent_eps: epsilon of the two latent norms; default: the configuration's.
-        positions: longest sequence that will be run; default: the model's longest.
+        positions: longest sequence that can be run then; default: the configuration's.
         options: what the published configuration leaves open.
         progress: told (bytes read, bytes in all).
 
@@ -39,13 +39,16 @@ def load_model(
         config = checkpoint.config
         if latent_eps is not None:
             config = replace(config, latent_norm_eps=latent_eps)
-        longest = config.max_position_embeddings
+        if positions is not None:
+            # rows of the RoPE table are the longest sequence: the cache takes no longer one
+            longest = min(positions, config.max_position_embeddings)
+            config = replace(config, max_position_embeddings=longest)
         chosen = dtype or checkpoint.default_dtype
         weights = load_weights(
             checkpoint,
             runtime,
             chosen,
-            positions=min(positions or longest, longest),
+            positions=config.max_position_embeddings,
             progress=progress,
         )
     return GLM5(config, weights, runtime, dtype=chosen, options=options)

@@ -14,6 +14,7 @@ from torch import Tensor
 from glm5_hal import Runtime, Weight, WeightRole
 from glm5_hal.model.checkpoint import Checkpoint
 from glm5_hal.model.config import ModelConfig
+from glm5_hal.model.tensors import SCALE_SUFFIX, expected_tensors
 from glm5_hal.rope_table import rope_table
 
 Progress = Callable[[int, int], None]
@@ -132,6 +133,9 @@ class _Loader:
         self._dtype = dtype
         self._progress = progress
         self._read_bytes = 0
+        # not what is stored in all: copies of embedding and head in the MTP layer are passed by
+        wanted = expected_tensors(checkpoint.config, checkpoint.has_mtp)
+        self._total_bytes = sum(self._stored_bytes(spec.name) for spec in wanted)
 
     def model(self, positions: int) -> ModelWeights:
         config = self._config
@@ -244,6 +248,11 @@ class _Loader:
     def _read(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
         tensor = self._checkpoint.read(name, dtype or self._dtype)
         if self._progress is not None:
-            self._read_bytes += tensor.nbytes
-            self._progress(self._read_bytes, self._checkpoint.nbytes)
+            self._read_bytes += self._stored_bytes(name)
+            self._progress(self._read_bytes, self._total_bytes)
         return tensor
+
+    def _stored_bytes(self, name: str) -> int:
+        """Bytes on disk of a tensor and, where it is quantised, of its scales."""
+        stored = self._checkpoint.tensors
+        return sum(stored[part].nbytes for part in (name, name + SCALE_SUFFIX) if part in stored)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from glm5_hal.backends.cpu.tiles import each_matmul
 from glm5_hal.handles import Cache, PagedContext
 
 QUERIES = 16
@@ -44,7 +45,7 @@ class _Running:
         weights = torch.exp(scores - maximum)
         keep = torch.exp(self.maximum - maximum)
         self.total = self.total * keep + weights.sum(-1, keepdim=True)
-        self.values = self.values * keep + torch.bmm(weights, values)
+        self.values = self.values * keep + each_matmul(weights, values)
         self.maximum = maximum
 
     def result(self) -> Tensor:
@@ -114,7 +115,7 @@ def latent_attention(
         running = _Running.start(part.shape[0], heads, latent)
         for first in range(0, int(block.count.max()), KEYS):
             rows, visible = block.tile(cache, first)
-            scores = torch.bmm(part, rows.mT) * scale
+            scores = each_matmul(part, rows.mT) * scale
             scores = scores.masked_fill(~visible.unsqueeze(1), -torch.inf)
             running.add(scores, rows[..., :latent])
         out[start : start + QUERIES] = running.result().to(out.dtype)

@@ -41,8 +41,11 @@ def rms_norm(x: Tensor, w: Tensor, eps: float) -> Tensor:
 
 
 def layer_norm(x: Tensor, w: Tensor, b: Tensor, eps: float) -> Tensor:
-    """x [T, D] centred, over its standard deviation, times w plus b, rounded once."""
-    wide = x.float()
+    """x [T, D] centred, over its standard deviation, times w plus b, rounded once.
+
+    In float64, where the mean of a constant row is exact.
+    """
+    wide = x.double()
     centred = wide - wide.mean(-1, keepdim=True)
     variance = centred.square().mean(-1, keepdim=True)
     return (centred * torch.reciprocal(torch.sqrt(variance + eps)) * w + b).to(x.dtype)

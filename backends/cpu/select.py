@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from glm5_hal.backends.cpu.tiles import each_matmul
 from glm5_hal.handles import Cache, PagedContext
 from glm5_hal.ops.topk import order_key
 
@@ -96,6 +97,6 @@ def _block_scores(
         column = torch.arange(first, first + KEYS).clamp(max=width - 1)
         slots = pages[column // keys.page_size] * keys.page_size + column % keys.page_size
         rows = keys.tensor[slots].float().T.expand(stop - start, -1, -1)  # [Q, D, KEYS]
-        dots = torch.relu(torch.bmm(query, rows))  # [Q, H, KEYS]
+        dots = torch.relu(each_matmul(query, rows))  # [Q, H, KEYS]
         out[:, first : first + KEYS] = (dots * weight).sum(1) + 0.0  # -0 becomes +0
     return out[:, :width].masked_fill(torch.arange(width) >= lengths.unsqueeze(1), -torch.inf)

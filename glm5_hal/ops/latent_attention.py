@@ -13,8 +13,9 @@ from glm5_hal.handles import Cache, PagedContext
     Kind.PRIMITIVE,
     requirements={
         "ATTENTION-1": "Score of row s = scale * (q_latent[t, h] . c_s + q_rope[t, h] . r_s) for "
-        "the cache row (c_s | r_s); result = softmax over the visible rows, times c_s; scores, "
-        "softmax and sums in float32 or wider, rounded once.",
+        "the cache row (c_s | r_s); result = softmax over the visible rows, times c_s; scores and "
+        "sums in float32 or wider, rounded once. Only the weights may be rounded to the activation "
+        "dtype before they multiply the rows.",
         "ATTENTION-2": "Without indices token t sees rows [0, lengths[t]) of its own sequence and "
         "nothing else: not its neighbours' rows, not stale rows behind the length.",
         "ATTENTION-3": "With indices token t sees exactly the rows named in indices[t]; entries "

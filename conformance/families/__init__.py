@@ -1,0 +1,34 @@
+"""The cases, one family a module: each turns subjects into cases of one relation."""
+
+from collections.abc import Iterator
+
+from glm5_hal.conformance.case import Case
+from glm5_hal.conformance.families import (
+    accuracy,
+    attention,
+    guards,
+    invariance,
+    movement,
+    repeat,
+    routing,
+    sampling,
+    selection,
+    whole_model,
+)
+
+
+def all_cases() -> Iterator[Case]:
+    """Every case of the suite."""
+    for family in (
+        movement,
+        accuracy,
+        selection,
+        attention,
+        routing,
+        sampling,
+        invariance,
+        repeat,
+        guards,
+        whole_model,
+    ):
+        yield from family.cases()

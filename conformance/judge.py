@@ -1,0 +1,117 @@
+"""Judging one case: whatever its check does becomes a result."""
+
+import math
+import shlex
+import time
+import traceback
+from dataclasses import asdict, replace
+
+from glm5_hal import Plan, Runtime, Unsupported
+from glm5_hal.conformance.case import Case, Evidence, Failure, Result, Status
+from glm5_hal.conformance.waivers import Waivers
+from glm5_hal.levels import Level
+
+
+def reproduce(case: Case, plan: Plan) -> str:
+    """A command that runs one case alone."""
+    backend = plan.backend if plan.index == 0 else f"{plan.backend}:{plan.index}"
+    numerics = "" if plan.numerics.value == "fast" else f" --numerics {plan.numerics.value}"
+    # quoted even where the shell would not need it: ids hold slashes and brackets
+    name = shlex.quote(case.id) if shlex.quote(case.id) != case.id else f"'{case.id}'"
+    return f"GLM5_HAL_BACKEND={backend} glm5-hal conformance run{numerics} --case {name}"
+
+
+def outcome(case: Case, plan: Plan, status: Status, seconds: float, message: str) -> Result:
+    """A result that says no more than a sentence."""
+    return Result(
+        id=case.id,
+        requirement=case.requirement,
+        op=case.op,
+        aspect=case.aspect,
+        relation=case.relation,
+        status=status,
+        seconds=round(seconds, 3),
+        message=message,
+        reproduce=reproduce(case, plan),
+    )
+
+
+def judge(case: Case, runtime: Runtime) -> Result:
+    """Run a case's check; what it raises is a finding, never an end of the run."""
+    start = time.perf_counter()
+    declared = runtime.backend.capabilities.unsupported
+
+    def say(status: Status, message: str = "") -> Result:
+        return outcome(case, runtime.plan, status, time.perf_counter() - start, message)
+
+    try:
+        evidence = case.check(runtime)
+    except Failure as failure:
+        return replace(
+            say(Status.FAIL, failure.message),
+            change=failure.change,
+            difference=asdict(failure.difference) if failure.difference else None,
+            hint=failure.hint,
+        )
+    except Unsupported as error:
+        if error.op == case.op and error.op in declared:
+            return say(Status.UNSUPPORTED, declared[error.op])
+        return say(Status.FAIL, f"{error} (only an optional op may be missing, and declared)")
+    except (Exception, SystemExit) as error:  # an op that calls sys.exit must not end the run
+        return say(Status.FAIL, f"{type(error).__name__}: {error} (raised {_last_frame(error)})")
+    problem = _problem(evidence)
+    if problem:
+        return say(Status.FAIL, problem)
+    if case.op in declared:
+        return say(
+            Status.FAIL, f"{case.op} is declared unsupported ({declared[case.op]}), but runs"
+        )
+    return replace(
+        say(Status.PASS), digests=evidence.digests, worst=evidence.worst, ulps=evidence.ulps
+    )
+
+
+def _problem(evidence: Evidence) -> str:
+    if not isinstance(evidence, Evidence):
+        return f"the check returned {type(evidence).__name__}, not evidence"
+    if evidence.worst is not None and not math.isfinite(evidence.worst):
+        return f"the check measured an error of {evidence.worst} and let it pass"
+    return ""
+
+
+def _last_frame(error: BaseException) -> str:
+    frames = list(traceback.walk_tb(error.__traceback__))
+    if not frames:
+        return "nowhere"
+    frame, number = frames[-1]
+    return f"in {frame.f_globals.get('__name__', '?')}.{frame.f_code.co_qualname}, line {number}"
+
+
+def not_claimed(case: Case, claims: frozenset[Level], backend: str) -> str:
+    """Why a case is not run; empty if it is. Run-to-run is mandatory."""
+    levels = {level.value for level in Level} - {Level.RUN_TO_RUN.value}
+    if case.aspect not in levels or Level(case.aspect) in claims:
+        return ""
+    return f"not claimed by backend {backend}"
+
+
+def waive(result: Result, waivers: Waivers) -> Result:
+    """Apply the waivers: an expected failure is no failure, an unexpected pass is one.
+
+    A crash or a hang is never expected: it takes the process with it.
+    """
+    waiver = waivers.of(result.id)
+    if waiver is None:
+        return result
+    if result.status is Status.FAIL:
+        return replace(
+            result, status=Status.EXPECTED_FAIL, message=f"{waiver}; found: {result.message}"
+        )
+    if result.status is Status.PASS:
+        return replace(
+            result,
+            status=Status.FAIL,
+            message=f"passes, but is waived: {waiver}",
+            hint="the waiver is out of date: remove it",
+        )
+    return result

@@ -1,0 +1,1 @@
+"""Shapes recorded from models, one JSON file a model."""

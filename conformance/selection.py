@@ -1,0 +1,77 @@
+"""Which cases a run takes."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from glm5_hal.conformance.case import Case
+from glm5_hal.conformance.errors import AskedError
+from glm5_hal.levels import Numerics
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was asked for.
+
+    Attributes:
+        profile: numeric profile.
+        quick: the quick cases only.
+        ops: these ops only; all when empty.
+        case: this case only.
+    """
+
+    profile: Numerics = Numerics.FAST
+    quick: bool = False
+    ops: tuple[str, ...] = ()
+    case: str | None = None
+
+    @property
+    def partial(self) -> bool:
+        """Whether it is narrower than any must-pass list, so that it can claim nothing."""
+        return bool(self.ops) or self.case is not None
+
+    @property
+    def list_name(self) -> str:
+        """Name of the must-pass list it is held against."""
+        return f"{self.profile.value}-{'quick' if self.quick else 'full'}"
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain data, for JSON."""
+        return {
+            "profile": self.profile.value,
+            "quick": self.quick,
+            "ops": list(self.ops),
+            "case": self.case,
+        }
+
+    def of(self, catalogue: Mapping[str, Case]) -> dict[str, Case]:
+        """The selected cases, in the catalogue's order.
+
+        Raises:
+            AskedError: an op or a case that does not exist.
+        """
+        self._check(catalogue)
+        return {
+            name: case
+            for name, case in catalogue.items()
+            if case.profile is self.profile
+            and (case.quick or not self.quick)
+            and (not self.ops or case.op in self.ops)
+            and self.case in (None, name)
+        }
+
+    def _check(self, catalogue: Mapping[str, Case]) -> None:
+        known = sorted({case.op for case in catalogue.values()})
+        unknown = [op for op in self.ops if op not in known]
+        if unknown:
+            raise AskedError(f"no op {', '.join(unknown)}; ops with cases: {', '.join(known)}")
+        if self.case is not None and self.case not in catalogue:
+            raise AskedError(f"no case {self.case!r}; {closest(self.case, catalogue)}")
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """The names most like `name`, as the end of an error's sentence."""
+    listed = list(known)
+    containing = [other for other in listed if name.lower() in other.lower()]
+    close = difflib.get_close_matches(name, listed, n=5, cutoff=0.5) or containing[:5]
+    return f"close: {', '.join(close)}" if close else "`glm5-hal conformance list` names them"

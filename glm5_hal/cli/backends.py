@@ -1,0 +1,92 @@
+"""`glm5-hal backends`: what is registered, and what of it can run here."""
+
+from dataclasses import asdict, dataclass
+
+from glm5_hal.cli import console, options
+
+
+@dataclass(frozen=True)
+class BackendReport:
+    """One registered backend, as found on this machine.
+
+    Attributes:
+        name: as registered.
+        aliases: further names that are accepted.
+        available: whether it can run here.
+        reason: why, or why not.
+        devices: how many an index may name; 0 where it cannot run.
+        profiles: numeric profiles it offers.
+        versions: software that can change a bit.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    available: bool
+    reason: str
+    devices: int
+    profiles: tuple[str, ...]
+    versions: dict[str, str]
+
+
+def backends(json: options.Json = False) -> None:
+    """List every registered backend."""
+    reports = survey()
+    if json:
+        console.print_json([asdict(report) for report in reports])
+    else:
+        print_reports(reports)
+
+
+def survey() -> list[BackendReport]:
+    """A report of every registered backend; one that is broken becomes a report, not an error."""
+    from glm5_hal.registry import aliases, registered
+
+    names: dict[str, tuple[str, ...]] = dict.fromkeys(registered(), ())
+    for alias, name in sorted(aliases().items()):
+        if name in names:
+            names[name] += (alias,)
+    return [_report(name, others) for name, others in names.items()]
+
+
+def _report(name: str, aliases: tuple[str, ...]) -> BackendReport:
+    from glm5_hal.registry import load
+
+    profiles: tuple[str, ...] = ()
+    try:
+        cls = load(name)
+        profiles = tuple(sorted(profile.value for profile in cls.capabilities.profiles))
+        available, reason = cls.is_available()
+        devices = cls.device_count() if available else 0
+        versions = cls.versions() if available else {}
+    except Exception as error:  # whatever a third party's package does when it is imported
+        return BackendReport(name, aliases, False, failure(error), 0, profiles, {})
+    return BackendReport(name, aliases, available, reason, devices, profiles, versions)
+
+
+def failure(error: Exception) -> str:
+    """Why something cannot be used, in one line."""
+    from glm5_hal.errors import BackendUnavailable, HalError
+
+    if isinstance(error, BackendUnavailable):
+        return error.reason
+    text = " ".join(str(error).split())
+    return text if isinstance(error, HalError) else f"{type(error).__name__}: {text}"
+
+
+def print_reports(reports: list[BackendReport]) -> None:
+    """The table of backends."""
+    console.print_table(
+        ("backend", "aliases", "available", "why", "devices", "profiles"),
+        [
+            (
+                report.name,
+                ", ".join(report.aliases) or "-",
+                "yes" if report.available else "no",
+                report.reason,
+                str(report.devices),
+                ", ".join(report.profiles) or "-",
+            )
+            for report in reports
+        ],
+        right=("devices",),
+    )

@@ -1,0 +1,35 @@
+"""From options to a model that runs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from glm5_hal.cli import console
+from glm5_hal.cli.options import DType, torch_dtype
+
+if TYPE_CHECKING:
+    from glm5_hal import Runtime
+    from glm5_hal.model.glm5 import GLM5, Options
+
+
+def load(
+    directory: Path,
+    runtime: "Runtime",
+    *,
+    dtype: DType | None,
+    latent_eps: float | None,
+    positions: int,
+    options: "Options | None" = None,
+) -> "GLM5":
+    """`load_model` with a progress bar."""
+    from glm5_hal.model.load import load_model
+
+    with console.progress("loading weights") as advance:
+        return load_model(
+            directory,
+            runtime,
+            dtype=torch_dtype(dtype),
+            latent_eps=latent_eps,
+            positions=positions,
+            options=options,
+            progress=advance,
+        )

@@ -1,0 +1,82 @@
+"""Checks an installed wheel: ``python check_wheel.py WHEEL ROOT`` in an environment that holds it.
+
+Run by `nox -s package` where nothing but the wheel and its declared dependencies is installed, so
+that importing every module also shows what the declaration forgot. The standard library only.
+"""
+
+import importlib
+import importlib.metadata
+import importlib.resources
+import importlib.util
+import pkgutil
+import sys
+import sysconfig
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from layout import FOLDERS, package_files
+
+
+def contents(wheel: Path, root: Path) -> Iterator[str]:
+    """The wheel holds the package's files, byte for byte, and no others."""
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+        wanted = package_files(root)
+        yield from (f"{name} is not in the wheel" for name in sorted(wanted.keys() - held))
+        yield from (f"{name} should not be in the wheel" for name in sorted(held - wanted.keys()))
+        for name in sorted(held & wanted.keys()):
+            if archive.read(name) != wanted[name].read_bytes():
+                yield f"{name} differs from the source"
+
+
+def installed() -> Iterator[str]:
+    """It is imported from where packages are installed, whole, under one name."""
+    import glm5_hal
+
+    home = Path(glm5_hal.__file__)
+    if not home.is_relative_to(sysconfig.get_path("purelib")):
+        yield f"glm5_hal comes from {home}, expected the installed package"
+    if not (home.parent / "py.typed").is_file():
+        yield "py.typed is missing"
+    for name in FOLDERS:
+        if importlib.util.find_spec(name) is not None:
+            yield f"{name!r} is an import name of its own; expected glm5_hal.{name} alone"
+        importlib.import_module(f"glm5_hal.{name}")
+    for module in pkgutil.walk_packages(glm5_hal.__path__, "glm5_hal."):
+        importlib.import_module(module.name)
+
+
+def entry_points() -> Iterator[str]:
+    """Backends load by their entry points; the CPU is there and is available."""
+    points = {
+        point.name: point for point in importlib.metadata.entry_points(group="glm5_hal.backends")
+    }
+    if "cpu" not in points:
+        yield f"no backend 'cpu' is registered; found {sorted(points)}"
+    for name, point in points.items():
+        backend = point.load()
+        if backend.name != name:
+            yield f"entry point {name!r} gives the backend {backend.name!r}"
+    from glm5_hal.backends.cpu.backend import CpuBackend
+
+    available, reason = CpuBackend.is_available()
+    if not available:
+        yield f"the CPU backend is not available: {reason}"
+    if not importlib.resources.files("glm5_hal.model.configs").joinpath("tiny.json").is_file():
+        yield "glm5_hal.model.configs has no tiny.json"
+
+
+def main() -> None:
+    """Print what is wrong and exit with 1, or say that nothing is."""
+    wheel, root = map(Path, sys.argv[1:])
+    problems = [*contents(wheel, root), *installed(), *entry_points()]
+    if problems:
+        sys.exit("\n".join(problems))
+    print(f"{wheel.name}: {len(package_files(root))} files, all modules import")
+
+
+if __name__ == "__main__":
+    main()
