@@ -116,7 +116,8 @@ def _worst(
     exact: tuple[Tensor, ...], bound: tuple[Tensor, ...], found: tuple[Tensor, ...]
 ) -> tuple[float, int, tuple[int, ...]]:
     """(largest share, output, index)."""
-    worst, number, place = 0.0, 0, ()
+    worst, number = 0.0, 0
+    place: tuple[int, ...] = ()
     for n, (e, b, f) in enumerate(zip(exact, bound, found, strict=True)):
         if e.shape != f.shape:
             raise Failure(f"output {n} has shape {list(f.shape)}, expected {list(e.shape)}")

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 
 from glm5_hal import Plan, Runtime, Unsupported
 from glm5_hal.conformance.case import Case, Evidence, Failure, Result, Status
+from glm5_hal.conformance.compare import Difference
 from glm5_hal.conformance.waivers import Waivers
 from glm5_hal.levels import Level
 
@@ -50,7 +51,7 @@ def judge(case: Case, runtime: Runtime) -> Result:
         return replace(
             say(Status.FAIL, failure.message),
             change=failure.change,
-            difference=asdict(failure.difference) if failure.difference else None,
+            difference=_plain(failure.difference) if failure.difference else None,
             hint=failure.hint,
         )
     except Unsupported as error:
@@ -71,7 +72,12 @@ def judge(case: Case, runtime: Runtime) -> Result:
     )
 
 
-def _problem(evidence: Evidence) -> str:
+def _plain(difference: Difference) -> dict[str, object]:
+    """As it comes back from JSON."""
+    return {**asdict(difference), "index": list(difference.index)}
+
+
+def _problem(evidence: object) -> str:
     if not isinstance(evidence, Evidence):
         return f"the check returned {type(evidence).__name__}, not evidence"
     if evidence.worst is not None and not math.isfinite(evidence.worst):

@@ -82,7 +82,7 @@ class _Worker:
 
 
 class Pool:
-    """Workers of one setup; use as a context manager.
+    """Workers of one setup; use as a context manager, or close it.
 
     Args:
         setup: what each worker opens.
@@ -115,6 +115,10 @@ class Pool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every worker."""
         for worker in self._workers:
             worker.kill()
         self._workers.clear()

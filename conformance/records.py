@@ -22,12 +22,17 @@ class RecordError(ConformanceError):
     """A line that is no result."""
 
 
-def line(result: Result) -> str:
-    """A result as one line of results.jsonl, without the line's end."""
+def plain(result: Result) -> dict[str, Any]:
+    """A result as plain data, for JSON."""
     data = {name: getattr(result, name) for name in _FIELDS}
     data["status"] = result.status.value
     data["ulps"] = {str(edge): count for edge, count in result.ulps.items()}
-    return json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return data
+
+
+def line(result: Result) -> str:
+    """A result as one line of results.jsonl, without the line's end."""
+    return json.dumps(plain(result), separators=(",", ":"), allow_nan=False)
 
 
 def lines(results: Iterable[Result]) -> bytes:

@@ -2,6 +2,11 @@
 
 The manifest is that of `glm5_hal.conformance.manifest`. What is absent from it is shown as not
 recorded, and what contradicts the results is said: a report never shows more than the results do.
+Read are ``suite_version``, ``commit``, ``dirty``, ``suite_state``, ``contract_version``,
+``profile``, ``quick``, ``partial``, ``plan``, ``plan_hash``, ``backend``, ``device``, ``claims``,
+``shown``, ``counts``, ``started``, ``seconds``, ``must_pass_list``, ``must_pass_hash``,
+``levels_without_cases``, ``waivers``, ``unsupported``, ``warnings``, ``versions``, ``machine``,
+``environment`` and ``files``; the whole manifest stands at the end of the report.
 """
 
 import base64
@@ -9,10 +14,10 @@ import hashlib
 import json
 import math
 import re
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cache, cached_property
 from html import escape
 from importlib.resources import files
@@ -32,6 +37,9 @@ OPEN_GROUPS = 8
 """Groups of failures whose first case stands open."""
 DETAILED = 200
 """Failures given in full; further ones are counted and stand in the list of all cases."""
+
+MOST_BARS = 12
+"""Of a histogram, besides the one of correctly rounded elements."""
 
 _MANDATORY = (FUNCTION, ACCURACY, GUARD, Level.RUN_TO_RUN.value)
 _NOT_RECORDED = "not recorded"
@@ -156,12 +164,14 @@ def _items(value: object) -> list[object]:
 
 
 def _text(value: object) -> str:
-    """A manifest value in words."""
+    """A manifest value in words; empty where there is none."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_text(inner)}" for key, inner in value.items())
+        return ", ".join(f"{key} {_text(inner)}" for key, inner in sorted(value.items()))
     if isinstance(value, list | tuple):
         return ", ".join(map(_text, value))
-    return _NOT_RECORDED if value in (None, "") else str(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else str(value)
 
 
 def _count(number: int, noun: str) -> str:
@@ -174,6 +184,10 @@ def _listed(names: Sequence[str]) -> str:
 
 def _upper(sentence: str) -> str:
     return f"{sentence[:1].upper()}{sentence[1:].rstrip('.')}."
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]} … ({len(text):,} characters)"
 
 
 def _seconds(value: float) -> str:
@@ -211,7 +225,7 @@ class _Run:
 
     def text(self, *path: str) -> str:
         """A value of the manifest in words."""
-        return _text(self.at(*path))
+        return _text(self.at(*path)) or _NOT_RECORDED
 
     @cached_property
     def ops(self) -> list[str]:
@@ -244,7 +258,7 @@ class _Run:
     @cached_property
     def claimed(self) -> list[str]:
         """Levels that the backend claims, with the mandatory one, in the order of the columns."""
-        levels = {*map(_text, _items(self.at("claimed"))), Level.RUN_TO_RUN.value}
+        levels = {*map(_text, _items(self.at("claims"))), Level.RUN_TO_RUN.value}
         return sorted(levels, key=[*self.aspects, *sorted(levels)].index)
 
 
@@ -273,41 +287,45 @@ class _Verdict:
 
 def _verdict(run: _Run) -> _Verdict:
     """What is claimed, and whether the run supports it, in one sentence; then why."""
-    claim = f"{run.text('backend', 'name')} claims {_listed(run.claimed)} {_where(run)}"
-    void = _void(run)
-    if any(run.tally[status] for status in BROKEN):
-        broken = _said(run.tally, BROKEN)
-        sentence = f"{claim}; this run does not support it: {broken}."
-        return _Verdict("fail", "✗", sentence, _breaks(run) + void)
+    claim = f"{run.text('backend')} claims {_listed(run.claimed)} {_where(run)}"
     passed = f"{run.tally[Status.PASS]:,} of {_count(_judged(run.tally), 'executed case')} passed."
+    broken, void = _said(run.tally, BROKEN), _void(run)
+    if broken:
+        sentence = f"{claim}; this run does not support it: {broken}."
+        if void:
+            sentence = f"This run claims nothing, and of its cases {broken}."
+        return _Verdict("fail", "✗", sentence, [*void, *_breaks(run)])
     if void:
         return _Verdict("warn", "∅", "This run claims nothing.", [*void, passed])
-    shown = _mapping(run.at("claims", "levels"))
-    unshown = [level for level in run.claimed if level not in shown]
-    but = f", except {_listed(unshown)}" if unshown else ""
+    unshown = [level for level in run.claimed if level not in _mapping(run.at("shown", "levels"))]
+    waived = run.tally[Status.EXPECTED_FAIL]
+    exceptions = [*unshown, *([_count(waived, "expected failure")] if waived else [])]
+    but = f", except for {_listed(exceptions)}" if exceptions else ""
     sentence = f"{claim}, and this run supports it{but}."
     return _Verdict("pass", "✓", sentence, [passed, *_scope(run, unshown)])
 
 
 def _where(run: _Run) -> str:
-    quick = " on the quick selection" if run.at("selection", "quick") else ""
-    return f"in the {run.text('plan', 'numerics')} profile{quick}"
+    quick = " on the quick selection" if run.at("quick") else ""
+    return f"in the {run.text('profile')} profile{quick}"
 
 
 def _void(run: _Run) -> list[str]:
     """Why the run claims nothing: what the manifest says, and what it should have said."""
-    said = [_upper(_text(reason)) for reason in _items(run.at("claims", "none_because"))]
-    if run.at("claims", "levels") is None:
+    spelled_out = {f"{run.tally[status]} cases: {status.value}" for status in BROKEN}
+    because = [_text(reason) for reason in _items(run.at("shown", "none_because"))]
+    said = [_upper(reason) for reason in because if reason not in spelled_out]
+    if run.at("shown", "levels") is None:
         said.append("The manifest draws no conclusions.")
     counts = {key: count for key, count in _mapping(run.at("counts")).items() if count}
     if counts != {status.value: count for status, count in run.tally.items()}:
         said.append("The counts of the manifest are not those of the results.")
-    if said:
+    if said or because:
         return said
     flags = {
         "no case was executed": not _judged(run.tally),
-        "the selection is partial": run.at("selection", "partial") is not False,
-        "the suite was dirty": run.at("suite", "dirty") is not False,
+        "the selection is partial": run.at("partial") is not False,
+        "the suite was dirty": run.at("dirty") is not False,
         "the CPU stood in for the backend": bool(_substituted(run)),
     }
     return [f"The manifest draws conclusions although {flag}." for flag, on in flags.items() if on]
@@ -315,7 +333,11 @@ def _void(run: _Run) -> list[str]:
 
 def _substituted(run: _Run) -> list[str]:
     ops = _mapping(run.at("plan", "ops"))
-    return [name for name, answer in ops.items() if _mapping(answer).get("source") == "substitute"]
+    return [
+        name
+        for name, answer in sorted(ops.items())
+        if _mapping(answer).get("source") == "substitute"
+    ]
 
 
 def _breaks(run: _Run) -> list[str]:
@@ -332,22 +354,21 @@ def _breaks(run: _Run) -> list[str]:
 
 def _scope(run: _Run, unshown: Sequence[str]) -> list[str]:
     """How far a supported claim reaches."""
-    levels = [
-        f"{level} ({_count(len(_items(ops)), 'op')})"
-        for level, ops in sorted(_mapping(run.at("claims", "levels")).items(), key=_column(run))
+    levels = _mapping(run.at("shown", "levels"))
+    shown = [
+        f"{level} ({_count(len(_items(levels[level])), 'op')})"
+        for level in run.aspects
+        if level in levels
     ]
-    said = [f"Every case passed of: {', '.join(levels)}."] if levels else []
-    for level, ops in sorted(_mapping(run.at("claims", "waived")).items(), key=_column(run)):
-        said.append(f"Not shown, because of expected failures: {level} of {_text(ops)}.")
+    said = [f"Every case passed of: {', '.join(shown)}."] if shown else []
+    for aspect in run.aspects:
+        ops = [op for op in run.ops if run.cells.get((op, aspect), Counter())[Status.EXPECTED_FAIL]]
+        if ops:
+            said.append(f"Not shown, because of expected failures: {aspect} of {_listed(ops)}.")
     said += [f"Not shown, because no case of it was executed: {level}." for level in unshown]
     if count := run.tally[Status.UNSUPPORTED]:
         said.append(f"{_count(count, 'case')} are of optional ops that the backend does not give.")
     return said
-
-
-def _column(run: _Run) -> Callable[[tuple[str, object]], tuple[int, str]]:
-    order = {aspect: place for place, aspect in enumerate(run.aspects)}
-    return lambda pair: (order.get(pair[0], len(order)), pair[0])
 
 
 def _header(run: _Run) -> _Html:
@@ -365,16 +386,16 @@ def _header(run: _Run) -> _Html:
 
 
 def _facts(run: _Run) -> _Html:
-    must_pass = _join((run.text("must_pass", "name"), " ", _hash(run.text("must_pass", "sha256"))))
+    must_pass = _join((run.text("must_pass_list"), " ", _hash(run.text("must_pass_hash"))))
     pairs = [
-        ("Backend", run.text("backend", "name")),
-        ("Device", run.text("machine", "device_name")),
-        ("Profile", run.text("plan", "numerics")),
+        ("Backend", run.text("backend")),
+        ("Device", run.text("device")),
+        ("Profile", run.text("profile")),
         ("Suite version", _suite(run)),
-        ("Contract version", run.text("suite", "contract_version")),
+        ("Contract version", run.text("contract_version")),
         ("Plan", _hash(run.text("plan_hash"))),
         ("Must-pass list", must_pass),
-        ("Date", run.text("started")),
+        ("Date", run.text("started").replace("T", " ").replace("+00:00", " UTC")),
         ("Duration", _duration(run)),
     ]
     items = (_tag("div", _tag("dt", key), _tag("dd", value)) for key, value in pairs)
@@ -382,16 +403,13 @@ def _facts(run: _Run) -> _Html:
 
 
 def _suite(run: _Run) -> str:
-    commit = run.at("suite", "commit")
-    return run.text("suite", "version") + (f" ({_text(commit)[:10]})" if commit else "")
+    commit = run.at("commit")
+    return run.text("suite_version") + (f" ({_text(commit)[:10]})" if commit else "")
 
 
 def _duration(run: _Run) -> str:
-    try:
-        begin, end = (datetime.fromisoformat(run.text(key)) for key in ("started", "ended"))
-        return _seconds((end - begin).total_seconds())
-    except (ValueError, TypeError):
-        return _NOT_RECORDED
+    seconds = run.at("seconds")
+    return _seconds(seconds) if isinstance(seconds, int | float) else _NOT_RECORDED
 
 
 def _hash(text: str) -> str:
@@ -432,12 +450,12 @@ def _failures(run: _Run) -> _Html:
         return _join((_heading("failures", "Failures", "0"), _paragraph(nothing)))
     intro = "By requirement, in the order of the contract. The first of each is the one to look at."
     parts = [_heading("failures", "Failures", f"{len(failures):,}"), _paragraph(intro)]
-    groups = groupby(_by_requirement(failures), key=lambda r: (r.op, r.requirement))
-    room = DETAILED
-    for place, ((op, requirement), members) in enumerate(groups):
-        cases = list(members)
-        detailed = cases[: max(room, 1)]
-        room -= len(detailed)
+    found = groupby(_by_requirement(failures), key=lambda r: (r.op, r.requirement))
+    groups = [(op, requirement, list(cases)) for (op, requirement), cases in found]
+    spare = max(0, DETAILED - len(groups))  # the first of each group, then what there is room for
+    for place, (op, requirement, cases) in enumerate(groups):
+        detailed = cases[: 1 + spare] if place < DETAILED else []
+        spare -= max(0, len(detailed) - 1)
         parts.append(_group(op, requirement, cases, detailed, opened=place < OPEN_GROUPS))
     return _join(parts)
 
@@ -457,14 +475,14 @@ def _group(
     op: str, requirement: str, cases: list[Result], detailed: list[Result], *, opened: bool
 ) -> _Html:
     name = f"{_count(len(cases), 'case')} of {op}"
-    count = _to_cases(name, f"Show the {name}", "count", op=op, text=f"{requirement}/")
+    count = _to_cases(name, f"Show the {name}", "count", op=op, text=f"^{requirement}/")
     title = _tag("h3", count, _tag("b", requirement), _sentence(requirement))
     parts = [
         _failure(result, opened=opened and place == 0) for place, result in enumerate(detailed)
     ]
     if rest := len(cases) - len(detailed):
         more = f"{_count(rest, 'more case')} in the list of all cases"
-        link = _to_cases(more, more, "", op=op, text=f"{requirement}/")
+        link = _to_cases(more, more, "", op=op, text=f"^{requirement}/")
         parts.append(_tag("div", _tag("p", link), class_="body"))
     return _tag("section", title, *parts, class_="group")
 
@@ -479,7 +497,8 @@ def _failure(result: Result, *, opened: bool) -> _Html:
     # a message that ends in the difference would say it twice
     message = result.message.removesuffix(f": {difference}")
     pairs = [
-        ("Found", message),
+        ("Found", _cut(message, 4000)),
+        ("Worst error", "" if result.worst is None else f"{result.worst:.3g} of its bound"),
         ("Changed", result.change or "nothing: the plain call"),
         *(_where_and_how(difference) if difference else ()),
         ("Hint", result.hint),
@@ -650,12 +669,8 @@ class _Errors:
         for result in results:
             bins.update({int(edge): number for edge, number in result.ulps.items()})
         shares = [(result.worst, result.id) for result in results if result.worst is not None]
-        worst = max(shares, key=lambda pair: _badness(pair[0]), default=(None, ""))
+        worst = max(shares, default=(None, ""))
         return cls(dtype, bins, *worst)
-
-
-def _badness(share: float) -> float:
-    return math.inf if math.isnan(share) else share
 
 
 _DTYPE = re.compile(r"(?<![a-z0-9])(fp32|bf16)(?![a-z0-9])")
@@ -670,8 +685,8 @@ def _accuracy(run: _Run) -> _Html:
     measured = [r for r in run.results if r.ulps or r.worst is not None]
     intro = (
         "Errors against fp64 in units in the last place (ULP) of the output dtype: elements by "
-        "error, heights on a log scale; ≤8 holds the errors above 4 and up to 8. The gauge is the "
-        "worst error as a share of its derived bound."
+        "error, heights on a log scale. A bar holds what is above the label before it and up to "
+        "its own; ≤½ is correctly rounded. The gauge is the worst error as a share of its bound."
     )
     parts = [_heading("accuracy", "Accuracy"), _paragraph(intro)]
     if not measured:
@@ -694,10 +709,19 @@ def _plot(op: str, series: list[_Errors]) -> _Html:
 
 
 def _edges(series: list[_Errors]) -> list[int]:
-    """Every power of two up to the largest edge, so that gaps are seen; else what there is."""
-    used = sorted({edge for errors in series for edge in errors.bins})
-    regular = [0, *(1 << power for power in range(max(used[-1], 1).bit_length()))] if used else []
-    return regular if set(used) <= set(regular) else used
+    """½ (as 0) and powers of two up to the largest edge, evenly spaced: gaps are seen."""
+    largest = max((edge for errors in series for edge in errors.bins), default=0)
+    powers = (largest - 1).bit_length() if largest else -1
+    stride = max(1, math.ceil((powers + 1) / MOST_BARS))
+    return [0, *sorted(1 << power for power in range(powers, -1, -stride))]
+
+
+def _rebinned(bins: Mapping[int, int], edges: Sequence[int]) -> Counter[int]:
+    """The histogram with fewer bars: what is up to an edge is up to every larger one."""
+    found: Counter[int] = Counter()
+    for edge, number in bins.items():
+        found[edges[bisect_left(edges, edge)]] += number
+    return found
 
 
 def _figure(op: str, errors: _Errors, edges: list[int]) -> _Html:
@@ -713,33 +737,29 @@ def _figure(op: str, errors: _Errors, edges: list[int]) -> _Html:
         class_="gauge over" if over else "gauge",
         aria_hidden="true",
     )
-    bars = _histogram(op, errors, edges) if errors.bins else _Html()
+    spoken = f"{op} {errors.dtype}: elements by error in ULP"
+    bars = _histogram(_rebinned(errors.bins, edges), edges, spoken) if errors.bins else _Html()
     return _tag("figure", caption, gauge, bars)
 
 
-def _histogram(op: str, errors: _Errors, edges: list[int]) -> _Html:
-    """Bars of log height above a base line; count above, upper edge below each."""
-    step = max(26.0, 360 / max(len(edges), 1))
-    step = min(step, 60.0)
-    wide, base, tall = max(step * len(edges), 360), 74.0, 58.0
-    top = math.log10(1 + max(errors.bins.values()))
-    parts = [_tag("line", x1="0", x2=f"{wide:.0f}", y1=f"{base}", y2=f"{base}")]
+def _histogram(bins: Mapping[int, int], edges: Sequence[int], spoken: str) -> _Html:
+    """Bars of log height on a base line; count above, upper edge below each."""
+    wide, base, tall = 364.0, 74.0, 58.0
+    step = min(wide / len(edges), 52.0)
+    top = math.log10(1 + max(bins.values())) or 1.0
+    parts = [_tag("line", x1="0", x2=f"{wide}", y1=f"{base}", y2=f"{base}")]
     for place, edge in enumerate(edges):
-        number = errors.bins[edge]
-        left = place * step
-        height = tall * math.log10(1 + number) / top if top else 0.0
+        number, left = bins.get(edge, 0), place * step
+        height = tall * math.log10(1 + number) / top
         middle = f"{left + step / 2:.1f}"
         if number:
-            box = {"x": f"{left + 2:.1f}", "y": f"{base - height:.1f}"}
             size = {"width": f"{step - 4:.1f}", "height": f"{height:.1f}", "rx": "1.5"}
-            parts.append(_tag("rect", **box, **size))
+            parts.append(_tag("rect", x=f"{left + 2:.1f}", y=f"{base - height:.1f}", **size))
             parts.append(_tag("text", _compact(number), x=middle, y=f"{base - height - 3:.1f}"))
-        parts.append(_tag("text", _edge(edge), x=middle, y=f"{base + 12:.0f}"))
-    spoken = ", ".join(f"up to {e}: {errors.bins[e]:,}" for e in edges if errors.bins[e])
-    text = f"{op} {errors.dtype}: elements by error in ULP; {spoken}"
-    return _tag(
-        "svg", *parts, viewBox=f"0 0 {wide:.0f} {base + 16:.0f}", role="img", aria_label=text
-    )
+            spoken += f", {_edge(edge)}: {number:,}"
+        parts.append(_tag("text", _edge(edge), x=middle, y=f"{base + 12}"))
+    box = f"0 0 {wide} {base + 16}"
+    return _tag("svg", *parts, viewBox=box, role="img", aria_label=spoken)
 
 
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -748,7 +768,7 @@ _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 def _edge(edge: int) -> str:
     if edge >= 1024 and edge & (edge - 1) == 0:
         return f"≤2{str(edge.bit_length() - 1).translate(_RAISED)}"
-    return f"≤{edge}" if edge else "0"
+    return f"≤{edge}" if edge else "≤½"
 
 
 def _compact(number: int) -> str:
@@ -817,7 +837,7 @@ def _requirements(run: _Run) -> _Html:
 
 
 def _other_contract(run: _Run) -> str:
-    recorded = run.at("suite", "contract_version")
+    recorded = run.at("contract_version")
     if recorded in (None, CONTRACT_VERSION):
         return ""
     return (
@@ -829,7 +849,8 @@ def _other_contract(run: _Run) -> str:
 def _coverage(total: int, silent: Sequence[str]) -> str:
     if not silent:
         return f"All {total} have at least one executed case."
-    return f"{len(silent)} of {total} have no executed case: {', '.join(silent)}."
+    names = ", ".join(silent) if len(silent) <= 12 else "they are marked below"
+    return f"{len(silent)} of {total} have no executed case: {names}."
 
 
 def _requirement_row(name: str, tally: Counter[Status]) -> tuple[str, ...]:
@@ -847,7 +868,7 @@ def _requirement_row(name: str, tally: Counter[Status]) -> tuple[str, ...]:
         outcomes.insert(0, _tag("b", "no executed case", class_="tally"))
     number: str = f"{tally.total():,}"
     if tally.total():
-        number = _to_cases(number, f"Show the cases of {name}", "", text=f"{name}/")
+        number = _to_cases(number, f"Show the cases of {name}", "", text=f"^{name}/")
     op = op_of(name) or (MODEL if name.startswith("MODEL-") else "all")
     words = (_tag("code", name, class_="nowrap"), _tag("code", op, class_="nowrap"))
     return (*words, _sentence(name), number, _join(outcomes, " "))
@@ -889,8 +910,11 @@ def _remark(result: Result) -> str:
     """What was found; for a passed case its digests, shortened."""
     if result.status is Status.PASS and not result.message:
         return ", ".join(f"{name} {digest[:12]}" for name, digest in result.digests.items())
-    message = result.message if len(result.message) <= 400 else f"{result.message[:400]} …"
+    message = _cut(result.message, 400)
     return f"{message} (changed: {result.change})" if result.change else message
+
+
+_INPUT = '<input id="f-text" type="search" autocomplete="off">'
 
 
 def _filter(run: _Run) -> _Html:
@@ -901,7 +925,7 @@ def _filter(run: _Run) -> _Html:
         _select("f-op", "Op", [(op, op) for op in run.ops if op in present]),
         _select("f-aspect", "Aspect", [(a, a) for a in run.aspects if a in aspects]),
         _select("f-status", "Status", statuses),
-        _tag("label", "Text", _Html('<input id="f-text" type="search">'), class_="grow"),
+        _tag("label", "Text (^ for the start of a case id)", _Html(_INPUT), class_="grow"),
         _tag("button", "Clear", type="button", id="f-reset"),
         _tag("span", id="shown", role="status"),
     )
@@ -918,23 +942,30 @@ def _select(ident: str, label: str, options: Iterable[tuple[str, str]]) -> _Html
 # --- environment ---
 
 
+_RUN = (
+    *("suite_version", "commit", "source", "suite_state", "dirty", "profile", "quick", "ops"),
+    *("case", "partial", "backend_class", "workers", "threads", "seeds", "plan_hash"),
+    "must_pass_hash",
+)
+"""Keys of the manifest that say what was run."""
+
+
 def _environment(run: _Run) -> _Html:
-    versions = {**_mapping(run.at("machine", "packages")), **_mapping(run.at("plan", "versions"))}
     machine = {k: v for k, v in _mapping(run.at("machine")).items() if k != "packages"}
-    parallel = {"workers": run.at("workers"), "threads": run.at("threads")}
     parts = [
         _heading("environment", "Environment"),
         _notes("Warnings", run.at("warnings")),
         _waivers(run),
+    ]
+    pairs = [
         _pairs("Ops declared unsupported", run.at("unsupported")),
-        _pairs("Suite", run.at("suite")),
-        _pairs("Selection", run.at("selection")),
-        _pairs("Versions", versions),
-        _pairs("Machine", machine | parallel),
+        _pairs("Run", {key: run.at(key) for key in _RUN if key in run.manifest}),
+        _pairs("Versions", run.at("versions")),
+        _pairs("Machine", machine),
         _pairs("Environment variables", run.at("environment")),
-        _plan_table(run),
         _pairs("Files of the package (SHA-256)", run.at("files")),
     ]
+    parts += [_tag("div", *pairs, class_="columns"), _plan_table(run)]
     content = json.dumps(run.manifest, indent=2, sort_keys=True, ensure_ascii=False, default=str)
     summary = _tag("summary", "The whole manifest")
     return _join((*parts, _tag("details", summary, _tag("pre", content), class_="plain")))
@@ -955,15 +986,16 @@ def _notes(title: str, value: object) -> _Html:
 
 
 def _pairs(title: str, value: object) -> _Html:
-    rows = [(str(k), _tag("code", _text(v))) for k, v in sorted(_mapping(value).items())]
-    return _join((_subtitle(title), _table(("name", "value"), rows) if rows else _nothing(value)))
+    rows = [(str(k), _tag("code", _text(v) or "–")) for k, v in sorted(_mapping(value).items())]
+    table = _table(("name", "value"), rows) if rows else _nothing(value)
+    return _tag("div", _subtitle(title), table, class_="pairs")
 
 
 def _waivers(run: _Run) -> _Html:
     """Those of the manifest if it has any, then those that the results speak of."""
     parts = [_subtitle("Waivers")]
     records = [_mapping(entry) for entry in _items(run.at("waivers"))]
-    if keys := list(dict.fromkeys(key for record in records for key in record)):
+    if keys := sorted({key for record in records for key in record}, key=_waiver_column):
         rows = [[_text(record.get(key)) for key in keys] for record in records]
         parts.append(_table(keys, rows))
     reasons = Counter(
@@ -979,9 +1011,15 @@ def _waivers(run: _Run) -> _Html:
     return _join(parts if len(parts) > 1 else (*parts, _paragraph("None was needed.")))
 
 
+def _waiver_column(key: str) -> tuple[bool, str]:
+    return key != "case", key
+
+
 def _plan_table(run: _Run) -> _Html:
     rows = []
-    for name, answer in _mapping(run.at("plan", "ops")).items():
+    answers = _mapping(run.at("plan", "ops"))
+    for name in [*(op for op in OPS if op in answers), *sorted(answers.keys() - OPS.keys())]:
+        answer = answers[name]
         where = _tag("code", _text(_mapping(answer).get("where")))
         rows.append((_tag("code", name), _text(_mapping(answer).get("source")), where))
     table = _table(("op", "from", "where"), rows) if rows else _nothing(None)
@@ -1022,11 +1060,12 @@ def render(manifest: Mapping[str, object], results: Sequence[Result]) -> str:
     page, script_hash = _template()
     parts = (_failures, _matrix, _accuracy, _timings, _requirements, _cases, _environment)
     nav = (_tag("li", _tag("a", text, href=f"#{name}")) for name, text in _SECTIONS)
-    return page.substitute(
+    text = page.substitute(
         script_hash=script_hash,
-        title=escape(f"{run.text('backend', 'name')}: glm5-hal conformance report"),
+        title=escape(f"{run.text('backend')}: glm5-hal conformance report"),
         header=_header(run),
         nav=_join(nav),
         main=_join(part(run) for part in parts),
         footer="Made from manifest.json and results.jsonl; the files next to it are the evidence.",
     )
+    return text.encode(errors="replace").decode()  # a lone surrogate would not go into a file

@@ -111,9 +111,7 @@ class Job:
             "dirty": self.suite.dirty,
             "selection": self.selection.to_dict(),
             "must-pass list": self.must_pass.sha256,
-            "waivers": [
-                dataclasses.asdict(w) | {"date": str(w.date)} for w in self.waivers.entries
-            ],
+            "waivers": [waiver.to_dict() for waiver in self.waivers.entries],
         }
 
 

@@ -120,7 +120,7 @@ _WRITTEN: dict[str, tuple[Shape, ...]] = {
     "mla": (
         _quick(T=9, H=4, N=24, R=8, C=32, V=16, S=90, k=33, page=16),
         _full(T=9, H=4, N=24, R=8, C=32, V=16, S=90, k=0, page=16),
-        _real(T=2, H=16, N=192, R=64, C=512, V=256, S=700, k=256, page=64),
+        _real(T=3, H=16, N=192, R=64, C=512, V=256, S=700, k=256, page=64),
     ),
     "mla_expanded": (
         _quick(T=9, H=4, N=24, R=8, C=32, V=16, S=90, k=33, page=16),

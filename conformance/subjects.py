@@ -183,11 +183,12 @@ def _(v: Variant) -> Call:
     return Call("cache_read", {"cache": cache, "slots": slots})
 
 
-def _paged(v: Variant, width: int) -> tuple[CacheValue, PagedContext]:
+def _paged(v: Variant, width: int, *, centred: bool = False) -> tuple[CacheValue, PagedContext]:
     """Three sequences on shuffled pages; slots that no sequence owns hold NaN.
 
     The last sequence has S rows, the others a half and a third. The T queries are the last tokens
-    of each, as in a chunk of a prefill.
+    of each, as in a chunk of a prefill. `centred` rows lie around a point of each sequence, so
+    that their averages are not lost in rounding.
     """
     s = v.shape
     page = s["page"]
@@ -204,6 +205,8 @@ def _paged(v: Variant, width: int) -> tuple[CacheValue, PagedContext]:
         place = torch.arange(rows)
         slots = table[row][place // page].long() * page + place % page
         cache[slots] = v.values(f"rows{row}", rows, width)
+        if centred:
+            cache[slots] += v.plain(f"centre{row}", width)
     counts = [min(s["T"] // 3, rows) for rows in rows_of[:-1]]
     counts.append(s["T"] - sum(counts))
     sequence = torch.repeat_interleave(torch.arange(3), torch.tensor(counts)).int()
@@ -232,7 +235,7 @@ def _selection(v: Variant, lengths: Tensor) -> Tensor | None:
 @_builds("latent_attention")
 def _(v: Variant) -> Call:
     s = v.shape
-    cache, context = _paged(v, s["C"] + s["R"])
+    cache, context = _paged(v, s["C"] + s["R"], centred=True)
     arguments = {
         "q_latent": v.values("q_latent", s["T"], s["H"], s["C"]),
         "q_rope": v.values("q_rope", s["T"], s["H"], s["R"]),
@@ -247,7 +250,7 @@ def _(v: Variant) -> Call:
 def _mla(op: str) -> Builder:
     def build(v: Variant) -> Call:
         s = v.shape
-        cache, context = _paged(v, s["C"] + s["R"])
+        cache, context = _paged(v, s["C"] + s["R"], centred=True)
         # queries so small that the terms of a score sum to about 1 in absolute value: the bound
         # on rounding the absorbed query grows with that sum
         divisor = max(1, round(0.25 * s["C"] * (s["N"] / (s["N"] + s["R"])) ** 0.5))

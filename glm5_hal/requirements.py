@@ -41,4 +41,3 @@ REQUIREMENTS: dict[str, Requirement] = {
 def op_of(requirement: str) -> str | None:
     """Name of the op that a requirement belongs to; None for a general one."""
     return next((op.name for op in OPS.values() if requirement in op.requirements), None)
-

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from glm5_hal.backend import Backend
@@ -59,12 +58,12 @@ class Substitute:
         if isinstance(value, Weight | Cache):
             return self._twins[id(value)][1]
         if isinstance(value, PagedContext):
-            tensors = {
-                name: self._backend.to_host(tensor)
-                for name, tensor in vars(value).items()
-                if isinstance(tensor, torch.Tensor)
-            }
-            return replace(value, **tensors)
+            return replace(
+                value,
+                page_table=self._backend.to_host(value.page_table),
+                sequence=self._backend.to_host(value.sequence),
+                lengths=self._backend.to_host(value.lengths),
+            )
         return value
 
     def _from_cpu(self, value: Any) -> Any:

@@ -41,7 +41,7 @@ def _best(keys: Tensor, k: int) -> Tensor:
 
 def _limit_groups(choice: Tensor, n_group: int, topk_group: int) -> Tensor:
     """-Inf for the experts of all but the `topk_group` best groups."""
-    groups = choice.unflatten(1, (n_group, -1))
+    groups: Tensor = choice.unflatten(1, (n_group, -1))
     top = torch.sort(groups, dim=-1, descending=True).values
     best = _best(top[..., 0] + top[..., 1], topk_group)
     kept = torch.zeros(groups.shape[:2], dtype=torch.bool)

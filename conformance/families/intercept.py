@@ -7,7 +7,7 @@ seen by them; the other cases of the same requirement still judge its results.
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -26,7 +26,26 @@ _ALLOCATIONS = frozenset(
 )
 
 
-class Prefill(TorchDispatchMode):
+class _Mode(TorchDispatchMode):
+    """`TorchDispatchMode`, whose own methods carry no types."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __enter__(self) -> Self:
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+
+
+class Prefill(_Mode):
     """Everything that is newly allocated holds `value` (its bytes, for integers)."""
 
     def __init__(self, value: float) -> None:
@@ -46,7 +65,7 @@ class InjectedError(RuntimeError):
     """The error that `Refuse` raises inside an op."""
 
 
-class Refuse(TorchDispatchMode):
+class Refuse(_Mode):
     """Raises at the `after`-th call into torch, as a device that ran out of memory would."""
 
     def __init__(self, after: int) -> None:
@@ -95,7 +114,7 @@ class HostDetour:
         self.copies += self._mode.copies
 
 
-class _HostCopies(TorchDispatchMode):
+class _HostCopies(_Mode):
     """Counts computations on host tensors where the device is another."""
 
     _SMALL = 4096  # index arithmetic and scalars may stay on the host

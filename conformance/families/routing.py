@@ -43,9 +43,9 @@ def _judge(v: Variant, compare: Callable[[Call, tuple[Tensor, Tensor]], None]) -
 def _choice_scores(call: Call) -> Tensor:
     """s + bias in float64, -Inf outside the chosen groups: [T, E]."""
     a = call.arguments
-    choice = torch.sigmoid(a["logits"].double()) + a["bias"].tensor.double()
+    choice: Tensor = torch.sigmoid(a["logits"].double()) + a["bias"].tensor.double()
     if a["n_group"] > 1:
-        groups = choice.unflatten(1, (a["n_group"], -1))
+        groups: Tensor = choice.unflatten(1, (a["n_group"], -1))
         total = groups.sort(-1, descending=True).values[..., :2].sum(-1)
         best = torch.sort(total, dim=-1, descending=True, stable=True).indices[:, : a["topk_group"]]
         kept = torch.zeros(total.shape, dtype=torch.bool).scatter_(1, best, True)

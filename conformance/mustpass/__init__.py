@@ -1,10 +1,11 @@
 """Must-pass lists: which cases a run must have executed to mean anything, frozen as text."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from glm5_hal.conformance.case import Case
 from glm5_hal.conformance.errors import ConformanceError
 
 FOLDER = Path(__file__).parent
@@ -79,6 +80,16 @@ class MustPass:
                 f"{len(extra)} cases are not in the must-pass list {self.name}: " + _some(extra)
             )
         return said
+
+
+def frozen(catalogue: Mapping[str, Case]) -> list[MustPass]:
+    """The lists of a catalogue: for each of its profiles all cases, and the quick ones."""
+    made = []
+    for profile in sorted({case.profile.value for case in catalogue.values()}):
+        cases = [case for case in catalogue.values() if case.profile.value == profile]
+        made.append(MustPass.of(f"{profile}-full", (case.id for case in cases)))
+        made.append(MustPass.of(f"{profile}-quick", (case.id for case in cases if case.quick)))
+    return made
 
 
 def _some(names: list[str], most: int = 5) -> str:

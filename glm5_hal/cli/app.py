@@ -12,7 +12,17 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from glm5_hal.cli import backends, checkpoint, console, doctor, logits, params, plan, run
+from glm5_hal.cli import (
+    backends,
+    checkpoint,
+    conformance,
+    console,
+    doctor,
+    logits,
+    params,
+    plan,
+    run,
+)
 from glm5_hal.cli.failures import exit_code
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -24,7 +34,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "run": run.run,
     "logits": logits.logits,
 }
-GROUPS: dict[str, typer.Typer] = {}
+GROUPS: dict[str, typer.Typer] = {"conformance": conformance.app}
 
 
 class _Commands(TyperGroup):

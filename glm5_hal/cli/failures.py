@@ -27,6 +27,7 @@ def exit_code(error: Exception) -> ExitCode | None:
     if isinstance(error, CommandError):
         return error.code
     # Only here: these modules import torch, and most errors of usage come before that.
+    from glm5_hal.conformance.errors import AskedError, UnusableError
     from glm5_hal.errors import (
         BackendDefinitionError,
         BackendUnavailable,
@@ -38,8 +39,9 @@ def exit_code(error: Exception) -> ExitCode | None:
     from glm5_hal.model.generate import PromptError
     from glm5_hal.model.kv_cache import CacheError
 
-    if isinstance(error, BackendUnavailable | BackendDefinitionError):
+    usage = SelectionError, AskedError, PromptError, CacheError, ConfigError, CheckpointError
+    if isinstance(error, BackendUnavailable | BackendDefinitionError | UnusableError):
         return ExitCode.UNUSABLE
-    if isinstance(error, SelectionError | PromptError | CacheError | ConfigError | CheckpointError):
+    if isinstance(error, usage):
         return ExitCode.USAGE
     return ExitCode.FAILED if isinstance(error, HalError) else None

@@ -41,13 +41,19 @@ def plan(
 
 def open_runtime(backend: str | None, numerics: str | None = None) -> "Runtime":
     """`glm5_hal.open_runtime`, saying so where nobody chose the backend."""
-    from glm5_hal import env
     from glm5_hal import open_runtime as open_chosen
 
     runtime = open_chosen(backend, numerics)
-    if not backend and env.read(env.BACKEND) is None:
-        console.note(f"backend: {runtime.plan.backend} ({env.BACKEND.name} is not set)")
+    note_default(backend)
     return runtime
+
+
+def note_default(backend: str | None) -> None:
+    """Say which backend is taken where nobody chose one."""
+    from glm5_hal import env
+
+    if not backend and env.read(env.BACKEND) is None:
+        console.note(f"backend: {env.BACKEND.default} ({env.BACKEND.name} is not set)")
 
 
 def summary(runtime: "Runtime") -> dict[str, str]:

@@ -52,6 +52,6 @@ def moe_combine(
     """Token rows [T, D] from expert rows [P, D] and the shared expert's output [T, D]."""
     by_slot = torch.empty_like(rows)
     by_slot[slots.long()] = rows
-    weighted = by_slot.double().unflatten(0, weights.shape) * weights.double().unsqueeze(-1)
-    total = weighted.sum(1) if shared is None else weighted.sum(1) + shared.double()
-    return total.to(rows.dtype)
+    per_slot: Tensor = by_slot.double().unflatten(0, weights.shape)  # [T, k, D]
+    total = (per_slot * weights.double().unsqueeze(-1)).sum(1)
+    return (total if shared is None else total + shared.double()).to(rows.dtype)

@@ -31,7 +31,8 @@ def muon_orthogonalize(
     a, b, c = COEFFICIENTS
     tall = g.shape[1] > g.shape[2]
     x = g.double().mT if tall else g.double()
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-300)
+    norm: Tensor = x.norm(dim=(1, 2), keepdim=True)
+    x = x / norm.clamp(min=1e-300)
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x

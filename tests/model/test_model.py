@@ -67,7 +67,7 @@ class Outside(TorchDispatchMode):
     """Notes what torch executes outside of a backend's implementations of ops."""
 
     def __init__(self, runtime: Runtime) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.executed: set[str] = set()
         self._runtime = runtime
         self._depth = 0
@@ -252,6 +252,30 @@ def test_the_mtp_layer_in_chunks(model: GLM5, random_ids: Ids) -> None:
         parts.append(model.draft(following(step, ids[start + 1 : stop + 1]), hidden, cache))
     for part in ("hidden", "feedback", "selected"):
         assert torch.equal(torch.cat([getattr(p, part) for p in parts]), getattr(whole, part))
+
+
+def test_the_mtp_layer_attends_where_it_is_told_to(tiny: GLM5, random_ids: Ids) -> None:
+    [ids] = random_ids(40)
+    cache = new_cache(tiny, 64, mtp=True)
+    step = cache.append([(cache.add(), ids[:-1])])
+    after, hidden = following(step, ids[1:]), tiny.forward(step, cache)
+    own = tiny.draft(after, hidden, cache)
+    assert cache.mtp is not None
+    assert cache.mtp.index_keys is not None
+    keys = cache.mtp.index_keys.tensor
+    written = keys.clone()
+    keys.zero_()
+    same = tiny.draft(after, hidden, cache, own.selected)
+    assert torch.equal(same.hidden, own.hidden)
+    assert torch.equal(keys[step.slots], written[step.slots])  # for a later step of its own
+    first = own.selected.clone()
+    first[30:] = torch.arange(16, dtype=torch.int32)
+    other = tiny.draft(after, hidden, cache, first)
+    assert torch.equal(other.selected, first)
+    assert torch.equal(other.hidden[:30], own.hidden[:30])
+    assert not any(
+        torch.equal(a, b) for a, b in zip(other.hidden[30:], own.hidden[30:], strict=True)
+    )
 
 
 # --- what a token may depend on ---

@@ -44,9 +44,11 @@ def installed() -> Iterator[str]:
     for name in FOLDERS:
         if importlib.util.find_spec(name) is not None:
             yield f"{name!r} is an import name of its own; expected glm5_hal.{name} alone"
-        importlib.import_module(f"glm5_hal.{name}")
-    for module in pkgutil.walk_packages(glm5_hal.__path__, "glm5_hal."):
-        importlib.import_module(module.name)
+    for module in pkgutil.walk_packages(glm5_hal.__path__, "glm5_hal.", onerror=lambda _: None):
+        try:
+            importlib.import_module(module.name)
+        except Exception as error:  # whatever a module does on import
+            yield f"{module.name} cannot be imported: {error!r}"
 
 
 def entry_points() -> Iterator[str]:

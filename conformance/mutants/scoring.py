@@ -1,0 +1,90 @@
+"""Faults of index_scores."""
+
+import torch
+from torch import Tensor
+
+from glm5_hal import Cache, PagedContext
+from glm5_hal.backends.cpu.backend import CpuBackend
+from glm5_hal.conformance.mutants.mutant import mutant
+
+
+def _products(q: Tensor, keys: Cache, context: PagedContext, token: int) -> Tensor:
+    """Products of one token's heads with the keys that it sees: [H, S] float32."""
+    rows = keys.tensor[context.slots(token, keys.page_size)].float()
+    return q[token].float() @ rows.T
+
+
+@mutant(
+    "index-scores-no-relu",
+    "INDEX-SCORES-1",
+    "The ReLU between the products and their weighted sum is left out.",
+)
+class NoReluIndexScores(CpuBackend):
+    def index_scores(
+        self, q: Tensor, w: Tensor, keys: Cache, context: PagedContext, scale: float
+    ) -> Tensor:
+        out = torch.full((q.shape[0], context.max_length), -torch.inf)
+        for token in range(q.shape[0]):
+            dots = _products(q, keys, context, token)
+            out[token, : dots.shape[1]] = (w[token] * scale) @ dots
+        return out
+
+
+@mutant(
+    "index-scores-bf16-weights",
+    "INDEX-SCORES-1",
+    "The head weights are cast to the dtype of the queries.",
+)
+class NarrowWeightsIndexScores(CpuBackend):
+    def index_scores(
+        self, q: Tensor, w: Tensor, keys: Cache, context: PagedContext, scale: float
+    ) -> Tensor:
+        return super().index_scores(q, w.bfloat16().float(), keys, context, scale)
+
+
+@mutant(
+    "index-scores-zero-behind",
+    "INDEX-SCORES-2",
+    "Columns behind a length keep the zeros of their buffer, and zero beats a negative score.",
+)
+class ZeroBehindIndexScores(CpuBackend):
+    def index_scores(
+        self, q: Tensor, w: Tensor, keys: Cache, context: PagedContext, scale: float
+    ) -> Tensor:
+        out = super().index_scores(q, w, keys, context, scale)
+        behind = torch.arange(out.shape[1]) >= context.lengths.unsqueeze(1)
+        return out.masked_fill(behind, 0.0)
+
+
+@mutant(
+    "index-scores-last-tile",
+    "INDEX-SCORES-3",
+    "Keys go in tiles of 64; the last tile of the longest sequence adds its heads backwards.",
+)
+class LastTileIndexScores(CpuBackend):
+    def index_scores(
+        self, q: Tensor, w: Tensor, keys: Cache, context: PagedContext, scale: float
+    ) -> Tensor:
+        out = super().index_scores(q, w, keys, context, scale)
+        backwards = super().index_scores(q.flip(1), w.flip(1), keys, context, scale)
+        whole = context.max_length // 64 * 64
+        return torch.cat((out[:, :whole], backwards[:, whole:]), dim=1)
+
+
+@mutant(
+    "index-scores-negative-zero",
+    "INDEX-SCORES-4",
+    "The sum begins with the first head's product, which is -0.0 under a negative weight.",
+)
+class NegativeZeroIndexScores(CpuBackend):
+    def index_scores(
+        self, q: Tensor, w: Tensor, keys: Cache, context: PagedContext, scale: float
+    ) -> Tensor:
+        out = torch.full((q.shape[0], context.max_length), -torch.inf)
+        for token in range(q.shape[0]):
+            parts = _products(q, keys, context, token).relu() * (w[token] * scale).unsqueeze(1)
+            total = parts[0]
+            for part in parts[1:]:
+                total = total + part
+            out[token, : total.shape[0]] = total
+        return out

@@ -1,0 +1,171 @@
+"""Catalogues whose cases do everything that a case can do."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+
+from glm5_hal import Level, Runtime, Unsupported
+from glm5_hal.conformance.case import FUNCTION, Case, Check, Evidence, Failure
+from glm5_hal.conformance.compare import first_difference
+
+LOG = "FAKE_CASES_LOG"
+CHILD = "FAKE_CASES_CHILD"
+
+
+def passes(runtime: Runtime) -> Evidence:
+    return Evidence({"output0": "ab" * 32}, worst=0.5, ulps={0: 3, 1: 2})
+
+
+def fails(runtime: Runtime) -> NoReturn:
+    wanted, found = torch.zeros(2, 3), torch.tensor([[0.0, 0.0, 0.0], [0.0, 2.0**-149, 1.0]])
+    difference = first_difference((wanted,), (found,))
+    assert difference is not None
+    raise Failure(
+        f"other bytes: {difference}",
+        change="row 1 alone",
+        difference=difference,
+        hint="look at the tail",
+    )
+
+
+def raises(runtime: Runtime) -> NoReturn:
+    raise ValueError("no such tile")
+
+
+def exits(runtime: Runtime) -> NoReturn:
+    sys.exit(4)
+
+
+def segfaults(runtime: Runtime) -> Evidence:
+    print("about to read address 0", flush=True)
+    os.kill(os.getpid(), signal.SIGSEGV)
+    return Evidence()
+
+
+def is_killed(runtime: Runtime) -> Evidence:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return Evidence()
+
+
+def leaves(runtime: Runtime) -> NoReturn:
+    os._exit(7)
+
+
+def hangs(runtime: Runtime) -> Evidence:
+    child = subprocess.Popen(["sleep", "600"])
+    Path(os.environ[CHILD]).write_text(str(child.pid))
+    time.sleep(600)
+    return Evidence()
+
+
+def lacks(op: str) -> Check:
+    def check(runtime: Runtime) -> NoReturn:
+        raise Unsupported(op, "not there")
+
+    return check
+
+
+def returns_nothing(runtime: Runtime) -> Evidence:
+    return None  # type: ignore[return-value] # what a careless check does
+
+
+def measures_nan(runtime: Runtime) -> Evidence:
+    return Evidence(worst=float("nan"))
+
+
+def sets_threads(runtime: Runtime) -> Evidence:
+    torch.set_num_threads(torch.get_num_threads() + 1)
+    return Evidence()
+
+
+def case(name: str, check: Check, op: str = "topk", aspect: str = FUNCTION) -> Case:
+    requirement = name.partition("/")[0]
+    return Case(name, requirement, op, aspect, "parity", check, timeout=60.0)
+
+
+def by_id(*cases: Case) -> dict[str, Case]:
+    return {case.id: case for case in cases}
+
+
+def good() -> dict[str, Case]:
+    """What a backend that keeps its word looks like."""
+    unclaimed = case("RUN-6/repeat/topk", fails, aspect=Level.THREAD_INVARIANT.value)
+    return by_id(
+        replace(case("TOPK-1/parity/a", passes), quick=True),
+        case("TOPK-1/parity/b", passes),
+        case("TOPK-5/invariance/a", passes, aspect=Level.BATCH_INVARIANT.value),
+        case("RUN-1/repeat/topk", passes, aspect=Level.RUN_TO_RUN.value),
+        unclaimed,
+        case("TOPK-2/waived/a", fails),
+        case("MLA-1/parity/a", lacks("mla_expanded"), op="mla_expanded"),
+        case("LINEAR-1/parity/a", passes, op="linear"),
+    )
+
+
+def bad() -> dict[str, Case]:
+    """Every way not to pass."""
+    return by_id(
+        case("TOPK-1/parity/passes", passes),
+        case("TOPK-1/parity/fails", fails),
+        case("TOPK-1/parity/segfaults", segfaults),
+        replace(case("TOPK-1/parity/hangs", hangs), timeout=1.0),
+        case("TOPK-1/parity/is-killed", is_killed),
+        case("TOPK-1/parity/leaves", leaves),
+        case("TOPK-1/parity/raises", raises),
+        case("TOPK-1/parity/exits", exits),
+        case("TOPK-1/waived/passes", passes),
+        case("TOPK-1/waived/fails", fails),
+        case("TOPK-1/waived/raises", raises),
+        case("TOPK-1/parity/last", passes),
+    )
+
+
+def mixed() -> dict[str, Case]:
+    """One case of every outcome."""
+    unclaimed = case("RUN-6/repeat/topk", fails, aspect=Level.THREAD_INVARIANT.value)
+    return by_id(
+        case("TOPK-1/parity/passes", passes),
+        case("TOPK-1/parity/fails", fails),
+        case("TOPK-1/parity/segfaults", segfaults),
+        case("TOPK-1/waived/fails", fails),
+        case("TOPK-1/waived/passes", passes),
+        case("MLA-1/parity/a", lacks("mla_expanded"), op="mla_expanded"),
+        unclaimed,
+    )
+
+
+def only_unclaimed() -> dict[str, Case]:
+    """Nothing that would run."""
+    return by_id(case("RUN-6/repeat/topk", passes, aspect=Level.THREAD_INVARIANT.value))
+
+
+def one_failure() -> dict[str, Case]:
+    """A failure between two passes."""
+    return by_id(
+        case("TOPK-1/parity/a", passes),
+        case("TOPK-1/parity/b[1-2]", fails),
+        case("TOPK-2/parity/a", passes),
+    )
+
+
+def slow() -> dict[str, Case]:
+    """Cases that write down that they ran."""
+
+    def note(name: str) -> Callable[[Runtime], Evidence]:
+        def check(runtime: Runtime) -> Evidence:
+            with Path(os.environ[LOG]).open("a") as file:
+                file.write(f"{name}\n")
+            time.sleep(0.2)
+            return Evidence()
+
+        return check
+
+    return by_id(*(case(f"TOPK-1/parity/{n}", note(str(n))) for n in range(8)))

@@ -1,0 +1,121 @@
+"""The catalogue under pytest, from a project that is not this one."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import fake_cases
+import pytest
+from fake_runs import source
+
+HERE = Path(__file__).parent
+
+FAKE_SUITE = """
+import os
+from pathlib import Path
+from glm5_hal.conformance import sources
+
+sources.SUITE = sources.Source(
+    "fake_cases:" + os.environ["CASES"], "fake_chip.chip:resolve", Path(os.environ["LISTS"])
+)
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with a pytest configuration of its own."""
+    (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
+    (tmp_path / "fake_suite.py").write_text(FAKE_SUITE)
+    return tmp_path
+
+
+def pytest_in(project: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **{k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "GLM5_HAL_"))},
+        "PYTHONPATH": os.pathsep.join([str(HERE), str(project)]),
+        **variables,
+    }
+    plugin = ("-p", "glm5_hal.conformance.pytest_plugin") if not _registered() else ()
+    command = [sys.executable, "-m", "pytest", "-c", str(project / "pytest.ini"), *plugin]
+    return subprocess.run(
+        [*command, "-p", "no:cacheprovider", *arguments],
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def _registered() -> bool:
+    from importlib.metadata import entry_points
+
+    return any(point.name == "glm5_hal" for point in entry_points(group="pytest11"))
+
+
+def verdicts(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    """What became of each test, of the lines of ``-v``."""
+    either = r"^\S*::(test_\S*) ([A-Z]+)|^\[gw\d\] \[.*\] ([A-Z]+) \S*::(test_\S*)"
+    found = re.findall(either, done.stdout, re.MULTILINE)
+    return {alone or shared: status or late for alone, status, late, shared in found}
+
+
+def run_mixed(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return pytest_in(
+        project,
+        *("-p", "fake_suite", "--pyargs", "glm5_hal.conformance", "-v", "-rsx"),
+        *("--hal-backend", "chip", *arguments),
+        CASES="mixed",
+        LISTS=str(project / "lists"),
+    )
+
+
+def test_the_same_verdicts_with_and_without_xdist(project: Path) -> None:
+    source(fake_cases.mixed, project / "lists")
+    (project / "lists" / "fast-full.txt").write_text("TOPK-9/a\n")
+    alone = run_mixed(project, "-n", "0", "--junitxml", "alone.xml")
+    shared = run_mixed(project, "-n", "2")
+    assert verdicts(alone) == {
+        "test_case[TOPK-1/parity/passes]": "PASSED",
+        "test_case[TOPK-1/parity/fails]": "FAILED",
+        "test_case[TOPK-1/parity/segfaults]": "FAILED",
+        "test_case[TOPK-1/waived/fails]": "XFAIL",
+        "test_case[TOPK-1/waived/passes]": "FAILED",
+        "test_case[MLA-1/parity/a]": "SKIPPED",
+        "test_case[RUN-6/repeat/topk]": "SKIPPED",
+        "test_must_pass_list": "FAILED",
+    }
+    assert verdicts(shared) == verdicts(alone)
+    assert alone.returncode == shared.returncode == 1
+    for text in (alone.stdout, shared.stdout):
+        assert "CRASH TOPK-1/parity/segfaults  (function of topk)" in text
+        assert "  first at  output 0 at [1, 1]" in text
+        assert "--case 'TOPK-1/parity/fails'" in text
+        assert "missing: TOPK-9/a" in text
+        assert "NOT_RUN: not claimed by backend chip" in text
+        assert "UNSUPPORTED: no such unit" in text
+    assert '<property name="requirement" value="TOPK-1"' in (project / "alone.xml").read_text()
+
+
+def test_usage(project: Path) -> None:
+    unknown = pytest_in(project, "--pyargs", "glm5_hal.conformance", "--hal-backend", "nope")
+    assert unknown.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "unknown backend 'nope'; registered: " in unknown.stderr
+    unnamed = pytest_in(project, "--pyargs", "glm5_hal.conformance")
+    assert unnamed.returncode != 0
+    assert "the conformance cases need --hal-backend NAME[:INDEX]" in unnamed.stdout
+
+
+def test_the_plugin_imports_nothing_until_it_is_used(project: Path) -> None:
+    (project / "test_theirs.py").write_text(
+        "import sys\n"
+        "def test_modules():\n"
+        "    assert 'glm5_hal.conformance.pytest_plugin' in sys.modules\n"
+        "    ours = [name for name in sys.modules if name.startswith('glm5_hal')]\n"
+        "    assert len(ours) == 3, ours\n"
+        "    assert 'torch' not in sys.modules\n"
+    )
+    done = pytest_in(project, "test_theirs.py")
+    assert done.returncode == 0, done.stdout
