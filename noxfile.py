@@ -130,3 +130,4 @@ def docs(session: nox.Session) -> None:
     """Write the generated parts of README.md and docs/."""
     install_wheel(session, *RUNTIME)
     session.run("python", "docs/generate.py")
+    session.run("python", "-m", "glm5_hal.conformance.spec", "docs/spec")

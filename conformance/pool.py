@@ -200,14 +200,14 @@ class Pool:
         if case is None:
             self._lost += 1
             if not self.device or self._lost >= MOST_LOST:
-                how = "is not ready after" if late else f"died ({_death(code)}) after"
+                how = "is not ready after" if late else f"died ({death(code)}) after"
                 raise UnusableError(f"a worker {how} {lasted:.0f} s{_quoted(said)}")
             return
         if late or (lasted >= case.timeout and code == TIMEOUT_EXIT):
             message = f"not finished after {case.timeout:g} s{_quoted(said)}"
             yield outcome(case, self._plan, Status.TIMEOUT, lasted, message)
         else:
-            message = f"the worker process died ({_death(code)}){_quoted(said)}"
+            message = f"the worker process died ({death(code)}){_quoted(said)}"
             yield outcome(case, self._plan, Status.CRASH, lasted, message)
 
 
@@ -223,7 +223,8 @@ def _quoted(said: str) -> str:
     return f"; it printed:\n{said}" if said else ""
 
 
-def _death(code: int) -> str:
+def death(code: int) -> str:
+    """An exit code in words; a negative one is a signal."""
     if code >= 0:
         return f"exit code {code}"
     name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"

@@ -8,7 +8,7 @@ that is not overridden runs its default.
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, NoReturn
@@ -266,12 +266,14 @@ class Backend:
 
 def _definition_problems(cls: type[Backend]) -> list[str]:
     problems = []
-    for attribute, value in vars(cls).items():
-        if attribute.startswith("_"):
+    for name in OPS:
+        method = inspect.getattr_static(cls, name)
+        if method is not vars(Backend)[name]:  # its own, or of a class it is mixed with
+            problems += _signature_problems(name, method)
+    for attribute in vars(cls):
+        if attribute.startswith("_") or attribute in OPS:
             continue
-        if attribute in OPS:
-            problems += _signature_problems(attribute, value)
-        elif not hasattr(Backend, attribute) and attribute not in Backend.__annotations__:
+        if not hasattr(Backend, attribute) and attribute not in Backend.__annotations__:
             close = difflib.get_close_matches(attribute, OPS, n=1, cutoff=0.6)
             hint = f"; did you mean {close[0]!r}?" if close else "; prefix helpers with _"
             problems.append(f"{attribute!r} is no op and no method of Backend{hint}")
@@ -283,20 +285,18 @@ def _definition_problems(cls: type[Backend]) -> list[str]:
     return problems
 
 
-def _signature_problems(name: str, method: Callable[..., Any]) -> list[str]:
+def _signature_problems(name: str, method: object) -> list[str]:
     if not inspect.isfunction(method):
         return [f"{name} is {type(method).__name__}, expected a method"]
     found = list(inspect.signature(method).parameters.values())[1:]
     wanted = list(OPS[name].signature.parameters.values())
-    shown = [(p.name, p.kind, p.default) for p in found]
-    if shown == [(p.name, p.kind, p.default) for p in wanted]:
+    if [(p.name, p.kind, p.default) for p in found] == [
+        (p.name, p.kind, p.default) for p in wanted
+    ]:
         return []
-    return [
-        f"{name} takes ({', '.join(map(_parameter, found))}), "
-        f"the contract says ({', '.join(map(_parameter, wanted))})"
-    ]
+    return [f"{name} takes {_shown(found)}, the contract says {_shown(wanted)}"]
 
 
-def _parameter(parameter: inspect.Parameter) -> str:
-    empty = parameter.default is inspect.Parameter.empty
-    return parameter.name if empty else f"{parameter.name}={parameter.default!r}"
+def _shown(parameters: list[inspect.Parameter]) -> str:
+    """Names, kinds and defaults."""
+    return str(inspect.Signature([p.replace(annotation=p.empty) for p in parameters]))

@@ -58,7 +58,9 @@ def warn_unknown(environ: Mapping[str, str] = os.environ) -> list[str]:
     known = [variable.name for variable in VARIABLES]
     unknown = sorted(n for n in environ if n.startswith(PREFIX) and n not in known)
     for name in unknown:
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+        # without the prefix, which makes any two alike
+        ends = [other.removeprefix(PREFIX) for other in known]
+        close = difflib.get_close_matches(name.removeprefix(PREFIX), ends, n=1, cutoff=0.6)
+        hint = f"did you mean {PREFIX}{close[0]}?" if close else f"known: {', '.join(known)}"
         log.warning("environment variable %s is not read by anything; %s", name, hint)
     return unknown

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from glm5_hal.backend import Backend
+from glm5_hal.errors import HalError
 from glm5_hal.handles import Cache, PagedContext, Weight, WeightRole
 
 
@@ -56,7 +57,7 @@ class Substitute:
         if isinstance(value, Tensor):
             return self._backend.to_host(value)
         if isinstance(value, Weight | Cache):
-            return self._twins[id(value)][1]
+            return self._twin(value)
         if isinstance(value, PagedContext):
             return replace(
                 value,
@@ -65,6 +66,15 @@ class Substitute:
                 lengths=self._backend.to_host(value.lengths),
             )
         return value
+
+    def _twin(self, handle: Weight | Cache) -> Weight | Cache:
+        if id(handle) not in self._twins:
+            kind = type(handle).__name__.lower()
+            raise HalError(
+                f"this {kind} has no twin on the CPU, where some ops run; ask the runtime for it, "
+                "not its backend"
+            )
+        return self._twins[id(handle)][1]
 
     def _from_cpu(self, value: Any) -> Any:
         if isinstance(value, Tensor):

@@ -18,6 +18,7 @@ def load_model(
     dtype: torch.dtype | None = None,
     latent_eps: float | None = None,
     positions: int | None = None,
+    mtp: bool = True,
     options: Options | None = None,
     progress: Progress | None = None,
 ) -> GLM5:
@@ -29,6 +30,7 @@ def load_model(
         dtype: activation dtype; default: the checkpoint's (bfloat16 for FP8).
         latent_eps: epsilon of the two latent norms; default: the configuration's.
         positions: longest sequence that can be run then; default: the configuration's.
+        mtp: take the MTP layer, where there is one; without it there are no drafts.
         options: what the published configuration leaves open.
         progress: told (bytes read, bytes in all).
 
@@ -49,6 +51,7 @@ def load_model(
             runtime,
             chosen,
             positions=config.max_position_embeddings,
+            mtp=mtp,
             progress=progress,
         )
     return GLM5(config, weights, runtime, dtype=chosen, options=options)

@@ -105,6 +105,7 @@ def load_weights(
     dtype: torch.dtype,
     *,
     positions: int,
+    mtp: bool = True,
     progress: Progress | None = None,
 ) -> ModelWeights:
     """Read a checkpoint into a backend.
@@ -114,9 +115,11 @@ def load_weights(
         runtime: whose backend keeps the weights.
         dtype: activation dtype, bfloat16 or float32.
         positions: rows of the RoPE table, the longest sequence that will be run.
+        mtp: take the MTP layer, where the checkpoint has one.
         progress: told after every tensor.
     """
-    return _Loader(checkpoint, runtime, dtype, progress).model(positions)
+    taken = mtp and checkpoint.has_mtp
+    return _Loader(checkpoint, runtime, dtype, taken, progress).model(positions)
 
 
 class _Loader:
@@ -125,16 +128,18 @@ class _Loader:
         checkpoint: Checkpoint,
         runtime: Runtime,
         dtype: torch.dtype,
+        mtp: bool,
         progress: Progress | None,
     ) -> None:
         self._checkpoint = checkpoint
         self._config: ModelConfig = checkpoint.config
         self._runtime = runtime
         self._dtype = dtype
+        self._with_mtp = mtp
         self._progress = progress
         self._read_bytes = 0
         # not what is stored in all: copies of embedding and head in the MTP layer are passed by
-        wanted = expected_tensors(checkpoint.config, checkpoint.has_mtp)
+        wanted = expected_tensors(checkpoint.config, mtp)
         self._total_bytes = sum(self._stored_bytes(spec.name) for spec in wanted)
 
     def model(self, positions: int) -> ModelWeights:
@@ -150,7 +155,7 @@ class _Loader:
             norm=self._vector("model.norm.weight"),
             head=self._linear("lm_head.weight"),
             rope=self._runtime.prepare_weight(WeightRole.ROPE_TABLE, table),
-            mtp=self._mtp() if self._checkpoint.has_mtp else None,
+            mtp=self._mtp() if self._with_mtp else None,
         )
 
     def _mtp(self) -> Mtp:

@@ -6,6 +6,7 @@ from glm5_hal.conformance.case import Case
 from glm5_hal.conformance.families import (
     accuracy,
     attention,
+    edges,
     guards,
     invariance,
     movement,
@@ -22,6 +23,7 @@ def all_cases() -> Iterator[Case]:
     for family in (
         movement,
         accuracy,
+        edges,
         selection,
         attention,
         routing,

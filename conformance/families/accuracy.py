@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import torch
 
-from glm5_hal import Runtime
+from glm5_hal import Runtime, WeightRole
 from glm5_hal.conformance import bounds
-from glm5_hal.conformance.call import Call, answer
+from glm5_hal.conformance.call import Call, WeightValue, answer
 from glm5_hal.conformance.case import ACCURACY, Case, Check, Evidence, Failure
 from glm5_hal.conformance.families.judging import case, digests, parity, same_bytes
 from glm5_hal.conformance.shapes import Shape
@@ -65,6 +65,8 @@ def _precision_cases() -> Iterator[Case]:
     for dtype in ("fp32", "bf16"):
         v = Variant("linear", Shape({"T": 33, "K": 64, "N": 32}, quick=True), "normal", dtype)
         yield case("LINEAR-5", "accuracy", v, _float_out(v), aspect=ACCURACY, tag="float-out")
+    wide = _float_out(v, wide_weight=True)  # as the router has it: bf16 rows, float32 weight
+    yield case("LINEAR-5", "accuracy", v, wide, aspect=ACCURACY, tag="wide-weight")
     v = Variant("linear", Shape({"T": 33, "K": 16, "N": 32}, quick=True), "normal", "fp32")
     yield case("LINEAR-3", "accuracy", v, _low_bits(v), aspect=ACCURACY, tag="low-bits")
     for dtype in ("fp32", "bf16"):
@@ -89,9 +91,12 @@ def _precision_cases() -> Iterator[Case]:
         yield case("MUON-4", "parity", v, _zero_matrix(v), tag="zero")
 
 
-def _float_out(v: Variant) -> Check:
+def _float_out(v: Variant, wide_weight: bool = False) -> Check:
     def check(runtime: Runtime) -> Evidence:
         call = v.call().with_arguments(out_dtype=torch.float32)
+        if wide_weight:
+            rows = v.float32("wide", v.shape["N"], v.shape["K"], scale=v.shape["K"] ** -0.5)
+            call = call.with_arguments(w=WeightValue(WeightRole.LINEAR, rows))
         x, w = call.arguments["x"].double(), call.arguments["w"].tensor.double()
         exact = (x @ w.T,)
         size = x.abs() @ w.abs().T
@@ -349,15 +354,20 @@ def _behind_length(v: Variant) -> Check:
 
 
 def _exact_zero(v: Variant) -> Check:
-    """Keys opposite to every query: all products are negative, scores exactly +0.0."""
+    """Keys opposite to every query: all products are negative, scores exactly +0.0.
+
+    Every other token has negative weights only: with them, zeros of the products become -0.0.
+    """
 
     def check(runtime: Runtime) -> Evidence:
         call = v.call()
         keys = call.arguments["keys"]
         visible = ~keys.rows.isnan()
         opposite = torch.where(visible, -keys.rows.abs(), keys.rows)
+        w = call.arguments["w"].clone()
+        w[::2] = -w[::2].abs()
         call = call.with_arguments(
-            q=call.arguments["q"].abs(), keys=type(keys)(opposite, keys.page_size)
+            q=call.arguments["q"].abs(), w=w, keys=type(keys)(opposite, keys.page_size)
         )
         (found,) = answer(runtime, call)
         seen = torch.arange(found.shape[1]) < call.arguments["context"].lengths.unsqueeze(1)

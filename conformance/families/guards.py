@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from glm5_hal import Runtime
+from glm5_hal import PagedContext, Runtime
 from glm5_hal.conformance.call import CacheValue, Call, Loaded
 from glm5_hal.conformance.case import GUARD, Case, Check, Evidence, Failure
 from glm5_hal.conformance.families.intercept import HostDetour, InjectedError, Prefill, Refuse
@@ -36,6 +36,11 @@ def _inputs_stay(v: Variant) -> Check:
                 same_bytes(
                     (value.rows,), (loaded.slots(name),), message=f"the op changed the {name}"
                 )
+            elif isinstance(value, PagedContext):
+                for part in ("page_table", "sequence", "lengths"):
+                    now = runtime.backend.to_host(getattr(loaded.arguments[name], part))
+                    before = getattr(value, part)
+                    same_bytes((before,), (now,), message=f"the op changed its {name}.{part}")
         return Evidence(digests(found))
 
     return check

@@ -1,24 +1,27 @@
 """Run to run: again, in a fresh process, in dirty memory, elsewhere in memory, under load."""
 
 import functools
+import importlib
 import json
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
-from glm5_hal import HalError, Runtime, WeightRole
+from glm5_hal import Backend, HalError, Runtime, Unsupported, WeightRole
 from glm5_hal.conformance.call import Call, Loaded, WeightValue, answer
 from glm5_hal.conformance.case import Case, Check, Evidence, Failure
 from glm5_hal.conformance.families.intercept import Prefill
 from glm5_hal.conformance.families.judging import case, digests, same_bytes
 from glm5_hal.conformance.subjects import BUILDERS, Variant, variants
 from glm5_hal.contract import OPS
-from glm5_hal.levels import Level
+from glm5_hal.levels import Level, Numerics
+from glm5_hal.plan import make_plan
 
 _RUN = Level.RUN_TO_RUN.value
 
@@ -61,10 +64,7 @@ def _again(v: Variant) -> Check:
 
 def _fresh_process(v: Variant) -> Check:
     def check(runtime: Runtime) -> Evidence:
-        plan = runtime.plan
-        elsewhere = _digests_of_a_fresh_process(
-            f"{plan.backend}:{plan.index}", plan.numerics.value, torch.get_num_threads()
-        )
+        elsewhere = _digests_of_a_fresh_process(_Recipe.of(runtime), torch.get_num_threads())
         here = digests(answer(runtime, v.call()))
         there = elsewhere[v.name("")]
         if here != there:
@@ -78,20 +78,48 @@ def _fresh_process(v: Variant) -> Check:
     return check
 
 
+@dataclass(frozen=True)
+class _Recipe:
+    """What a fresh process needs to open the same runtime, whether the backend is registered.
+
+    Attributes:
+        module, name: of the backend's class.
+        index: of the device.
+        numerics: numeric profile.
+        substitute: whether ops that the backend lacks run on the CPU.
+    """
+
+    module: str
+    name: str
+    index: int
+    numerics: str
+    substitute: bool
+
+    @classmethod
+    def of(cls, runtime: Runtime) -> "_Recipe":
+        backend, plan = type(runtime.backend), runtime.plan
+        return cls(
+            backend.__module__,
+            backend.__qualname__,
+            plan.index,
+            plan.numerics.value,
+            bool(plan.substituted),
+        )
+
+    def open(self) -> Runtime:
+        """Open the runtime."""
+        backend: type[Backend] = getattr(importlib.import_module(self.module), self.name)
+        numerics = Numerics(self.numerics)
+        plan = make_plan(backend, self.index, numerics, substitute=self.substitute)
+        return Runtime(plan, backend(self.index))
+
+
 @functools.cache
-def _digests_of_a_fresh_process(
-    backend: str, numerics: str, threads: int
-) -> dict[str, dict[str, str]]:
+def _digests_of_a_fresh_process(recipe: _Recipe, threads: int) -> dict[str, dict[str, str]]:
     """Digests of all subjects, computed by a process of its own."""
-    environment = {
-        **os.environ,
-        "GLM5_HAL_BACKEND": backend,
-        "GLM5_HAL_NUMERICS": numerics,
-        "OMP_NUM_THREADS": str(threads),
-        "PYTHONHASHSEED": "1",
-    }
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONHASHSEED": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "glm5_hal.conformance.families.repeat"],
+        [sys.executable, "-m", __spec__.name, json.dumps(asdict(recipe))],
         env=environment,
         capture_output=True,
         text=True,
@@ -105,9 +133,7 @@ def _digests_of_a_fresh_process(
 
 def _print_digests() -> None:
     """What the fresh process does: the digests of every subject that the backend answers."""
-    from glm5_hal import Unsupported, open_runtime
-
-    runtime = open_runtime()
+    runtime = _Recipe(**json.loads(sys.argv[1])).open()
     found = {}
     for v in subjects():
         try:

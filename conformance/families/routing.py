@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from glm5_hal import Runtime, WeightRole
-from glm5_hal.conformance import bounds
+from glm5_hal.conformance import bounds, data
 from glm5_hal.conformance.call import Call, WeightValue, answer
 from glm5_hal.conformance.case import Case, Check, Evidence, Failure
 from glm5_hal.conformance.families.judging import case, digests, same_bytes
@@ -21,10 +21,14 @@ def cases() -> Iterator[Case]:
     for v in variants("moe_route", kinds=("normal", "outlier60"), dtypes=("fp32",)):
         yield case("ROUTE-1", "parity", v, _chosen(v), tag="choice")
         yield case("ROUTE-4", "parity", v, _pairing(v), tag="pairing")
-        yield case("ROUTE-5", "accuracy", v, _weights(v), aspect="accuracy")
+        yield case("ROUTE-1", "invariance", v, _bias_shifted(v), tag="bias-shifted")
+        yield case("ROUTE-5", "accuracy", v, _weights(v, True), aspect="accuracy")
+        yield case("ROUTE-5", "accuracy", v, _weights(v, False), aspect="accuracy", tag="plain")
     for v in variants("moe_route", kinds=("normal",), dtypes=("fp32",)):
         if v.shape["n_group"] > 1:
             yield case("ROUTE-2", "parity", v, _groups(v), tag="groups")
+        else:
+            yield case("ROUTE-1", "parity", v, _close(v), tag="close")
     for v in variants("moe_route", kinds=("equal", "zeros", "plateau"), dtypes=("fp32",)):
         if v.shape["n_group"] == 1:
             yield case("ROUTE-3", "parity", v, _ties(v), tag="ties")
@@ -89,9 +93,51 @@ def _pairing(v: Variant) -> Check:
     return _judge(v, compare)
 
 
-def _weights(v: Variant) -> Check:
+def _bias_shifted(v: Variant) -> Check:
+    """A larger bias of all experts chooses the same ones, and no weight moves."""
+
     def check(runtime: Runtime) -> Evidence:
         call = v.call()
+        bias = call.arguments["bias"]
+        found = answer(runtime, call)
+        clear = _clear_rows(call)
+        shifted = call.with_arguments(bias=WeightValue(bias.role, bias.tensor + 0.5))
+        same_bytes(
+            tuple(part[clear] for part in found),
+            tuple(part[clear] for part in answer(runtime, shifted)),
+            message="the weights depend on the bias",
+            change="the bias of every expert is larger by 0.5",
+            hint="the weights are taken of s + bias; they are of s alone",
+        )
+        return Evidence(digests(found))
+
+    return check
+
+
+def _close(v: Variant) -> Check:
+    """Logits 2^-9 apart under a bias of 4: clear in float32, equal in bf16."""
+
+    def check(runtime: Runtime) -> Evidence:
+        tokens, experts = v.shape["T"], v.shape["E"]
+        order = [data.permutation(v.name(f"order{token}"), experts) for token in range(tokens)]
+        steps = torch.stack(order) if order else torch.empty(0, experts)
+        bias = WeightValue(WeightRole.VECTOR, torch.full((experts,), 4.0))
+        call = v.call().with_arguments(logits=1.0 + steps.float() * 2.0**-9, bias=bias)
+        found = answer(runtime, call)
+        same_bytes(
+            call.reference()[:1],
+            found[:1],
+            message="other experts are chosen",
+            hint="scores or bias are narrower than float32",
+        )
+        return Evidence(digests(found))
+
+    return check
+
+
+def _weights(v: Variant, normalize: bool) -> Check:
+    def check(runtime: Runtime) -> Evidence:
+        call = v.call().with_arguments(normalize=normalize)
         found = answer(runtime, call)
         clear = _clear_rows(call)
         expected, bound = bounds.of(call)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 import torch
+from torch import Tensor
 
 from glm5_hal import Runtime
 from glm5_hal.conformance import data
@@ -21,6 +22,8 @@ def cases() -> Iterator[Case]:
         yield case("SAMPLE-1", "parity", v, parity(_greedy(v)), tag="greedy")
     for v in variants("sample", kinds=("normal",), dtypes=("fp32",)):
         yield case("SAMPLE-2", "parity", v, _kept(v), tag="top-p")
+    cut = Variant("sample", Shape({"T": 6, "V": 8}, quick=True), "normal", "fp32")
+    yield case("SAMPLE-2", "parity", cut, _cut(cut), tag="cut")
     law = Variant("sample", Shape({"T": 4096, "V": 7}, quick=True), "normal", "fp32")
     yield case("SAMPLE-3", "parity", law, _law(law), tag="law")
     extremes = Variant("sample", Shape({"T": 2, "V": 33}, quick=True), "normal", "fp32")
@@ -50,6 +53,49 @@ def _kept(v: Variant) -> Check:
         return Evidence(digests(found))
 
     return check
+
+
+def _cut(v: Variant) -> Check:
+    """Known masses, with top_p inside the n-th: the middle of what is kept last is the n-th id.
+
+    Row t keeps t + 1 ids of masses 1/2, 1/4, ...; then all ids are equal, and three are kept.
+    """
+
+    def check(runtime: Runtime) -> Evidence:
+        rows, size = v.shape["T"], v.shape["V"]
+        mass = 0.5 ** torch.arange(1, size + 1, dtype=torch.float64)
+        mass[-1] = mass[-2]  # they sum to 1
+        behind = mass.cumsum(0)
+        middle = behind - mass / 2
+        ids = data.permutation(v.name("ids"), size)
+        logits = torch.empty(rows, size)
+        logits[:, ids] = (0.5 * mass.log()).float()
+        some = _choice(logits, 0.5, middle[:rows].float(), middle[:rows] / behind[:rows])
+        expected = ids[:rows].int()
+        found = answer(runtime, some)
+        same_bytes((expected,), found, message="top_p keeps other ids", hint=_CUT)
+        level = _choice(torch.zeros(1, size), 0.5, torch.tensor([0.3]), torch.tensor([2.5 / 3]))
+        third = torch.tensor([2], dtype=torch.int32)
+        same_bytes(
+            (third,), answer(runtime, level), message="equal ids are not kept in order", hint=_CUT
+        )
+        return Evidence(digests(found))
+
+    return check
+
+
+_CUT = "kept are the ids before which less than top_p stands, at the row's temperature"
+
+
+def _choice(logits: Tensor, temperature: float, top_p: Tensor, place: Tensor) -> Call:
+    """A call whose draws lie at `place`, a share of what is kept."""
+    arguments = {
+        "logits": logits,
+        "temperature": torch.full((logits.shape[0],), temperature),
+        "top_p": top_p,
+        "draws": (place * (1 << 24)).int(),
+    }
+    return Call("sample", arguments)
 
 
 def _law(v: Variant) -> Check:

@@ -1,13 +1,15 @@
 """Top-k and DSA selection: rows that cut plateaus, near ties, NaN, short rows."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from glm5_hal import Runtime
-from glm5_hal.conformance.call import Call, answer
+from glm5_hal.conformance.call import CacheValue, Call, answer
 from glm5_hal.conformance.case import Case, Check, Evidence, Failure
+from glm5_hal.conformance.compare import words
 from glm5_hal.conformance.families.judging import case, digests, parity, same_bytes
 from glm5_hal.conformance.subjects import Variant, variants
 
@@ -20,12 +22,85 @@ def cases() -> Iterator[Case]:
         yield case("TOPK-1", "parity", v, _set(v), tag="set")
         yield case("TOPK-2", "parity", v, _order(v), tag="order")
         yield case("TOPK-3", "parity", v, _padding(v), tag="padding")
+    for v in variants("topk", dtypes=("fp32",)):
+        yield case("TOPK-1", "parity", v, parity(_cut_in_zeros(v)), tag="cut-in-zeros")
+        signed = parity(_cut_in_zeros(v, signed=True))
+        yield case("TOPK-4", "parity", v, signed, tag="cut-in-signed-zeros")
+        yield case("TOPK-4", "parity", v, parity(_cut_in_nans(v)), tag="cut-in-nans")
+        yield case("TOPK-3", "parity", v, parity(_around_k(v)), tag="around-k")
     for v in variants("topk", kinds=("zeros", "nan", "inf"), dtypes=("fp32",)):
         yield case("TOPK-4", "parity", v, parity(v.call))
     for v in variants("topk", kinds=("plateau",), dtypes=("fp32",)):
         yield case("TOPK-5", "parity", v, _row_length(v), tag="row-length")
     for v in variants("dsa_select", kinds=("normal", "zeros")):
-        yield case("DSA-SELECT-1", "parity", v, _same_as_parts(v), tag="parts")
+        yield case("DSA-SELECT-1", "parity", v, _same_as_parts(v.call), tag="parts")
+    for v in variants("dsa_select"):
+        yield case("DSA-SELECT-1", "parity", v, _same_as_parts(_alike_keys(v)), tag="ties")
+
+
+def _cut_in_zeros(v: Variant, signed: bool = False) -> Callable[[], Call]:
+    """Rows with fewer positive scores than are chosen: the cut lies inside a plateau of zeros."""
+
+    def build() -> Call:
+        call = v.call()
+        scores, k = call.arguments["scores"], call.arguments["k"]
+        best = torch.sort(scores.nan_to_num(-torch.inf), dim=-1, descending=True, stable=True)
+        few = torch.zeros_like(scores, dtype=torch.bool)
+        few.scatter_(1, best.indices[:, : k // 2], True)
+        zero = torch.zeros_like(scores)
+        if signed:
+            zero[v.integers("signs", *scores.shape, high=2) == 0] = -0.0
+        level = torch.where(few, scores.abs() + 0.5, zero)
+        return call.with_arguments(scores=torch.where(scores.isnan(), scores, level))
+
+    return build
+
+
+def _cut_in_nans(v: Variant) -> Callable[[], Call]:
+    """Rows of NaN with all kinds of bits, and few numbers: among NaN the lowest index wins."""
+
+    def build() -> Call:
+        call = v.call()
+        scores = call.arguments["scores"]
+        payload = v.integers("payload", *scores.shape, low=1, high=1 << 22)
+        signs = v.integers("signs", *scores.shape, high=2) << 31
+        quiet = (signs | 0x7FC00000 | payload).view(torch.float32)
+        number = v.integers("numbers", *scores.shape, high=8) == 0
+        return call.with_arguments(scores=torch.where(number, scores, quiet))
+
+    return build
+
+
+def _around_k(v: Variant) -> Callable[[], Call]:
+    """Rows of 1, k - 1, k and k + 1 valid columns, as far as there are columns."""
+
+    def build() -> Call:
+        call = v.call()
+        scores, k = call.arguments["scores"], call.arguments["k"]
+        wanted = torch.tensor([k, k - 1, k + 1, 1]).clamp(min=1, max=scores.shape[1])
+        lengths = wanted.repeat(-(-scores.shape[0] // 4))[: scores.shape[0]].int()
+        behind = torch.arange(scores.shape[1]) >= lengths.unsqueeze(1)
+        whole = v.float32("whole", *scores.shape).masked_fill(behind, torch.nan)
+        return call.with_arguments(scores=whole, lengths=lengths)
+
+    return build
+
+
+def _alike_keys(v: Variant) -> Callable[[], Call]:
+    """Keys of five kinds, some of them one bit off: ties and near ties at every cut."""
+
+    def build() -> Call:
+        call = v.call()
+        keys: CacheValue = call.arguments["keys"]
+        slot = torch.arange(keys.rows.shape[0])
+        width = keys.rows.shape[1]
+        rows = v.plain("five", 5, width)[slot % 5]
+        off = slot[slot % 3 == 0]
+        words(rows)[off, off // 5 % width] += 1
+        unowned = keys.rows.isnan()
+        return call.with_arguments(keys=replace(keys, rows=torch.where(unowned, keys.rows, rows)))
+
+    return build
 
 
 def _judge(v: Variant, compare: Callable[[Tensor, Tensor, Call], None]) -> Check:
@@ -81,7 +156,7 @@ def _row_length(v: Variant) -> Check:
     """The same valid columns in a longer matrix, with other bytes behind the length."""
 
     def check(runtime: Runtime) -> Evidence:
-        call = v.call()
+        call = _cut_in_zeros(v)()
         (expected,) = answer(runtime, call)
         scores = call.arguments["scores"]
         for extra, filler in ((1, torch.nan), (63, torch.inf), (1025, 0.0)):
@@ -100,9 +175,9 @@ def _row_length(v: Variant) -> Check:
     return check
 
 
-def _same_as_parts(v: Variant) -> Check:
+def _same_as_parts(build: Callable[[], Call]) -> Check:
     def check(runtime: Runtime) -> Evidence:
-        call = v.call()
+        call = build()
         parts = dict(call.arguments)
         k = parts.pop("k")
         (scores,) = answer(runtime, Call("index_scores", parts))

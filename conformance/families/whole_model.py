@@ -137,14 +137,14 @@ def _step_logits(model: GLM5, cache: KVCache, handle: int, tokens: list[int]) ->
 
 
 def _pages(model: GLM5) -> Evidence:
-    """Pages that others used before, in another order."""
+    """Pages that others were run on before, in another order."""
     prompts = _prompts(model)
     whole = sequence_logits(model, prompts)
     cache = _cache(model)
     _spoil(model, cache)
     used = [cache.add() for _ in prompts]
     for handle, prompt in zip(used, reversed(prompts), strict=True):
-        cache.append([(handle, prompt)])
+        _step_logits(model, cache, handle, prompt)
     for handle in used[::2]:
         cache.release(handle)
     found = [_step_logits(model, cache, cache.add(), prompt) for prompt in prompts]

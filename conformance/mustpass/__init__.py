@@ -67,6 +67,8 @@ class MustPass:
     def differences(self, ids: Iterable[str]) -> list[str]:
         """How other ids differ from the list, in sentences; empty when they are the same."""
         found = set(ids)
+        if not self.ids and found:
+            return [f"there is no must-pass list {self.name}; `conformance freeze` writes it"]
         missing = [name for name in self.ids if name not in found]
         extra = sorted(found - set(self.ids))
         said = []

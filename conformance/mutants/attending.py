@@ -104,6 +104,19 @@ class PageToItsEndAttention(Attending):
 
 
 @mutant(
+    "attention-full-page-empty",
+    "ATTENTION-2",
+    "The last page holds `length % page_size` rows, which is none where the page is full.",
+)
+class FullPageEmptyAttention(Attending):
+    def _answer(self, q: Question) -> Tensor:
+        size = q.cache.page_size
+        full = (q.context.lengths % size == 0) & (q.context.lengths > size)
+        fewer = torch.where(full, q.context.lengths - size, q.context.lengths)
+        return super()._answer(replace(q, context=replace(q.context, lengths=fewer)))
+
+
+@mutant(
     "attention-first-page-table",
     "ATTENTION-2",
     "Every token uses the page table of the batch's first sequence.",

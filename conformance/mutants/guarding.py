@@ -40,6 +40,19 @@ class StaleRowsCleared(CpuBackend):
 
 
 @mutant(
+    "page-table-clamped",
+    "GUARD-1",
+    "Entries of -1 are clamped to page 0 in place before the table is used.",
+)
+class PageTableClamped(CpuBackend):
+    def index_scores(
+        self, q: Tensor, w: Tensor, keys: Cache, context: PagedContext, scale: float
+    ) -> Tensor:
+        context.page_table.clamp_(min=0)
+        return super().index_scores(q, w, keys, context, scale)
+
+
+@mutant(
     "static-output",
     "GUARD-2",
     "Results live in one buffer a shape, as in a captured graph; the next call overwrites them.",

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from glm5_hal import Weight
+from glm5_hal import Weight, WeightRole
 from glm5_hal.backends.cpu.backend import CpuBackend
 from glm5_hal.conformance.mutants.mutant import mutant
 
@@ -44,6 +44,18 @@ class NarrowAccumulatorLinear(CpuBackend):
             part = slice(start, start + 64)
             total = total + super().linear(x[:, part], replace(w, data=w.tensor[:, part]))
         return total.to(out_dtype or x.dtype)
+
+
+@mutant(
+    "linear-weight-kept-narrow",
+    "LINEAR-1",
+    "Weights are prepacked in bf16 at load, whatever they came in.",
+)
+class WeightKeptNarrow(CpuBackend):
+    def prepare_weight(self, role: WeightRole, tensor: Tensor) -> Weight:
+        if role is not WeightRole.LINEAR:
+            return super().prepare_weight(role, tensor)
+        return super().prepare_weight(role, tensor.bfloat16().to(tensor.dtype))
 
 
 @mutant(
@@ -108,6 +120,17 @@ class FloatThroughBf16Linear(CpuBackend):
         if out_dtype != torch.float32:
             return super().linear(x, w, out_dtype)
         return super().linear(x, w, torch.bfloat16).float()
+
+
+@mutant(
+    "linear-weight-narrowed",
+    "LINEAR-5",
+    "The router's float32 weight is cast to the dtype of the rows that it meets.",
+)
+class WeightNarrowedLinear(CpuBackend):
+    def linear(self, x: Tensor, w: Weight, out_dtype: torch.dtype | None = None) -> Tensor:
+        narrow = w.tensor.to(x.dtype)
+        return super().linear(x, replace(w, data=narrow, dtype=narrow.dtype), out_dtype)
 
 
 @mutant(

@@ -82,6 +82,20 @@ class NarrowSumCombine(CpuBackend):
 
 
 @mutant(
+    "combine-needs-shared",
+    "COMBINE-1",
+    "The binding takes the address of the shared rows without asking whether there are any.",
+)
+class NeedsSharedCombine(CpuBackend):
+    def moe_combine(
+        self, rows: Tensor, slots: Tensor, weights: Tensor, shared: Tensor | None = None
+    ) -> Tensor:
+        if shared is None:
+            raise RuntimeError("null pointer passed as shared")
+        return super().moe_combine(rows, slots, weights, shared)
+
+
+@mutant(
     "combine-order-of-rows",
     "COMBINE-2",
     "Rows are added as they come back from the experts, with atomics.",
@@ -121,6 +135,25 @@ class TokenDroppedExperts(CpuBackend):
             token, slot = (ids == expert).nonzero(as_tuple=True)
             kept[token[capacity:], slot[capacity:]] = 0.0
         return super().moe_experts(x, ids, kept, w_gate_up, w_down, shared)
+
+
+@mutant(
+    "experts-input-as-shared",
+    "EXPERTS-1",
+    "Without a shared expert the fused kernel adds its input, the default of its residual.",
+)
+class InputAsSharedExperts(CpuBackend):
+    def moe_experts(
+        self,
+        x: Tensor,
+        ids: Tensor,
+        weights: Tensor,
+        w_gate_up: Weight,
+        w_down: Weight,
+        shared: Tensor | None = None,
+    ) -> Tensor:
+        added = x if shared is None else shared
+        return super().moe_experts(x, ids, weights, w_gate_up, w_down, added)
 
 
 @mutant(

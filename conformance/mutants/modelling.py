@@ -93,6 +93,15 @@ class RowsGatheredOnce(Attending):
 
 
 @mutant(
+    "rows-of-a-freed-page",
+    "MODEL-4",
+    "The same copies outlive the sequence whose page it was.",
+)
+class RowsOfAFreedPage(RowsGatheredOnce):
+    pass
+
+
+@mutant(
     "selection-kept-for-the-step",
     "MODEL-6",
     "What is computed from a step's page table is kept for its layers, the selection with it.",

@@ -28,6 +28,16 @@ class OneStepLessMuon(CpuBackend):
 
 
 @mutant(
+    "muon-always-five-steps",
+    "MUON-1",
+    "The number of steps is a constant of the kernel.",
+)
+class AlwaysFiveStepsMuon(CpuBackend):
+    def muon_orthogonalize(self, g: Tensor, steps: int = 5) -> Tensor:
+        return super().muon_orthogonalize(g, 5)
+
+
+@mutant(
     "muon-tall-as-it-is",
     "MUON-2",
     "A matrix with more rows than columns is iterated as it is, with the larger Gram matrix.",

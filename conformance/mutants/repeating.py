@@ -2,7 +2,6 @@
 
 import os
 import random
-import threading
 import time
 from dataclasses import replace
 from types import MappingProxyType
@@ -124,9 +123,7 @@ _CLAIMS[Numerics.FAST] = _CLAIMS[Numerics.FAST] | {Level.THREAD_INVARIANT}
     "Each thread sums its share of a token's experts; the backend claims thread invariance.",
 )
 class SumsByThread(CpuBackend):
-    capabilities: Capabilities = replace(
-        CpuBackend.capabilities, claims=MappingProxyType(_CLAIMS)
-    )
+    capabilities: Capabilities = replace(CpuBackend.capabilities, claims=MappingProxyType(_CLAIMS))
 
     def moe_combine(
         self, rows: Tensor, slots: Tensor, weights: Tensor, shared: Tensor | None = None

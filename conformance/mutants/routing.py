@@ -165,9 +165,7 @@ class WeightsByScoreRoute(CpuBackend):
         normalize: bool,
         scale: float,
     ) -> tuple[Tensor, Tensor]:
-        ids, weights = super().moe_route(
-            logits, bias, k, n_group, topk_group, normalize, scale
-        )
+        ids, weights = super().moe_route(logits, bias, k, n_group, topk_group, normalize, scale)
         return ids, weights.sort(-1, descending=True).values
 
 

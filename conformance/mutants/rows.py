@@ -57,6 +57,18 @@ class EpsOutsideRmsNorm(CpuBackend):
 
 
 @mutant(
+    "rms-norm-fixed-eps",
+    "RMS-NORM-2",
+    "Epsilon is a constant of the kernel, 1e-6, whatever the model says.",
+)
+class FixedEpsRmsNorm(CpuBackend):
+    def rms_norm(
+        self, x: Tensor, w: Weight, eps: float, residual: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return super().rms_norm(x, w, 1e-6, residual)
+
+
+@mutant(
     "rms-norm-padded-width",
     "RMS-NORM-2",
     "A block as wide as the next power of two divides the sum of squares by its own width.",
@@ -211,6 +223,18 @@ class HalvesSwappedSwiglu(CpuBackend):
     def swiglu(self, gate_up: Tensor) -> Tensor:
         gate, up = gate_up.chunk(2, dim=-1)
         return super().swiglu(torch.cat((up, gate), dim=-1))
+
+
+@mutant(
+    "swiglu-rounded-activation",
+    "SWIGLU-1",
+    "The activation is stored in bf16 before it meets the other half, as two calls would do.",
+)
+class RoundedActivationSwiglu(CpuBackend):
+    def swiglu(self, gate_up: Tensor) -> Tensor:
+        gate, up = gate_up.chunk(2, dim=-1)
+        activated = super().swiglu(torch.cat((gate, torch.ones_like(up)), dim=-1))
+        return activated * up
 
 
 @mutant(

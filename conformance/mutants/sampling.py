@@ -39,6 +39,21 @@ class TopPTooShortSample(CpuBackend):
 
 
 @mutant(
+    "sample-top-p-untempered",
+    "SAMPLE-2",
+    "The ids to keep are found before the temperature is applied.",
+)
+class TopPUntemperedSample(CpuBackend):
+    def sample(self, logits: Tensor, temperature: Tensor, top_p: Tensor, draws: Tensor) -> Tensor:
+        p, order = torch.sort(torch.softmax(logits.double(), -1), descending=True, stable=True)
+        gone = p.cumsum(-1) - p >= top_p.unsqueeze(-1)
+        gone[:, 0] = False
+        cut = logits.masked_fill(torch.zeros_like(gone).scatter(1, order, gone), -torch.inf)
+        whole = torch.ones_like(top_p)
+        return super().sample(cut, temperature, torch.where(temperature > 0, whole, top_p), draws)
+
+
+@mutant(
     "sample-own-generator",
     "SAMPLE-3",
     "The kernel asks the library's generator instead of the draws that it is given.",

@@ -43,6 +43,19 @@ class NarrowWeightsIndexScores(CpuBackend):
 
 
 @mutant(
+    "index-scores-own-scale",
+    "INDEX-SCORES-1",
+    "The kernel computes the scale from the shapes instead of taking the one it is given.",
+)
+class OwnScaleIndexScores(CpuBackend):
+    def index_scores(
+        self, q: Tensor, w: Tensor, keys: Cache, context: PagedContext, scale: float
+    ) -> Tensor:
+        own = q.shape[1] ** -0.5 * q.shape[2] ** -0.5
+        return super().index_scores(q, w, keys, context, own)
+
+
+@mutant(
     "index-scores-zero-behind",
     "INDEX-SCORES-2",
     "Columns behind a length keep the zeros of their buffer, and zero beats a negative score.",
@@ -54,6 +67,22 @@ class ZeroBehindIndexScores(CpuBackend):
         out = super().index_scores(q, w, keys, context, scale)
         behind = torch.arange(out.shape[1]) >= context.lengths.unsqueeze(1)
         return out.masked_fill(behind, 0.0)
+
+
+@mutant(
+    "index-scores-full-page-masked",
+    "INDEX-SCORES-2",
+    "The mask of the last page is `place < length % page_size`, false where the page is full.",
+)
+class FullPageMaskedIndexScores(CpuBackend):
+    def index_scores(
+        self, q: Tensor, w: Tensor, keys: Cache, context: PagedContext, scale: float
+    ) -> Tensor:
+        out = super().index_scores(q, w, keys, context, scale)
+        place = torch.arange(out.shape[1])
+        lengths = context.lengths.unsqueeze(1)
+        full = lengths % keys.page_size == 0
+        return out.masked_fill(full & (place >= lengths - keys.page_size), -torch.inf)
 
 
 @mutant(

@@ -96,6 +96,18 @@ class PaddingIsLengthTopk(CpuBackend):
 
 
 @mutant(
+    "topk-row-of-k",
+    "TOPK-3",
+    "Rows shorter than k are copied, longer ones selected; a row of just k loses its last.",
+)
+class RowOfKTopk(CpuBackend):
+    def topk(self, scores: Tensor, lengths: Tensor, k: int) -> Tensor:
+        out = super().topk(scores, lengths, k)
+        out[lengths == k, -1] = -1
+        return out
+
+
+@mutant(
     "topk-nan-lowest",
     "TOPK-4",
     "Every comparison with NaN is false, so that NaN is never chosen.",
@@ -114,6 +126,18 @@ class SignedZerosTopk(CpuBackend):
     def topk(self, scores: Tensor, lengths: Tensor, k: int) -> Tensor:
         bits = scores.contiguous().view(torch.int32)
         keys = torch.where(scores == 0, bits ^ ((bits >> 31) & 0x7FFFFFFF), order_key(scores))
+        return _ranked(keys, lengths, k)
+
+
+@mutant(
+    "topk-nan-by-bits",
+    "TOPK-4",
+    "NaN goes through the same integer keys as numbers, so that its sign and payload count.",
+)
+class NanByBitsTopk(CpuBackend):
+    def topk(self, scores: Tensor, lengths: Tensor, k: int) -> Tensor:
+        bits = (scores + 0.0).view(torch.int32)
+        keys = torch.where(scores.isnan(), bits & 0x7FFFFFFF, order_key(scores))
         return _ranked(keys, lengths, k)
 
 

@@ -18,6 +18,7 @@ def load(
     dtype: DType | None,
     latent_eps: float | None,
     positions: int,
+    mtp: bool = False,
     options: "Options | None" = None,
 ) -> "GLM5":
     """`load_model` with a progress bar."""
@@ -30,6 +31,7 @@ def load(
             dtype=torch_dtype(dtype),
             latent_eps=latent_eps,
             positions=positions,
+            mtp=mtp,
             options=options,
             progress=advance,
         )

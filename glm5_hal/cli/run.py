@@ -87,6 +87,7 @@ def run(
         dtype=dtype,
         latent_eps=latent_eps,
         positions=max(map(len, prompts)) + max_new_tokens,
+        mtp=speculative > 0,
         options=Options(mla_form=mla_form),
     )
     statistics = Statistics()

@@ -2,22 +2,17 @@
 
 import json
 import os
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cli_names import SMALL, Call, Ids
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from typer.testing import CliRunner, Result
 
 from glm5_hal.cli import app
-from glm5_hal.model.config import ModelConfig
 from glm5_hal.model.make_checkpoint import make_checkpoint
-
-Call = Callable[..., Result]
-Ids = Callable[[object], Path]
 
 
 @pytest.fixture(autouse=True)
@@ -25,16 +20,6 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [*os.environ]:
         if name.startswith("GLM5_HAL_") or name == "CI":
             monkeypatch.delenv(name)
-
-
-SMALL = replace(
-    ModelConfig.load("tiny"),
-    num_hidden_layers=2,
-    indexer_types=("full", "shared"),
-    mlp_layer_types=("dense", "sparse"),
-    n_routed_experts=4,
-    num_experts_per_tok=2,
-)
 
 
 @pytest.fixture(scope="session")

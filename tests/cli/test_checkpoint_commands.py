@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import SMALL, Call
+from cli_names import SMALL, Call
 
 from glm5_hal.model.checkpoint import Checkpoint
 from glm5_hal.model.config import ModelConfig

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 import typer
-from conftest import Call
+from cli_names import Call
 
 from glm5_hal.cli import app, console, failures
 

@@ -5,7 +5,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 import pytest
-from conftest import Call, Ids
+from cli_names import Call, Ids
 
 from glm5_hal import open_runtime, registry
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from conftest import Call, Ids
+from cli_names import Call, Ids
 from safetensors import safe_open
 from safetensors.torch import load_file
 

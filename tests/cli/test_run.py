@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from conftest import Call, Ids
+from cli_names import Call, Ids
 from tokenizers import Tokenizer
 
 from glm5_hal import open_runtime

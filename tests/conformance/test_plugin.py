@@ -10,6 +10,8 @@ import fake_cases
 import pytest
 from fake_runs import source
 
+from glm5_hal.conformance.pytest_session import session_of, start
+
 HERE = Path(__file__).parent
 
 FAKE_SUITE = """
@@ -99,13 +101,11 @@ def test_the_same_verdicts_with_and_without_xdist(project: Path) -> None:
     assert '<property name="requirement" value="TOPK-1"' in (project / "alone.xml").read_text()
 
 
-def test_usage(project: Path) -> None:
-    unknown = pytest_in(project, "--pyargs", "glm5_hal.conformance", "--hal-backend", "nope")
-    assert unknown.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "unknown backend 'nope'; registered: " in unknown.stderr
-    unnamed = pytest_in(project, "--pyargs", "glm5_hal.conformance")
-    assert unnamed.returncode != 0
-    assert "the conformance cases need --hal-backend NAME[:INDEX]" in unnamed.stdout
+def test_usage(pytestconfig: pytest.Config) -> None:
+    with pytest.raises(pytest.UsageError, match=r"need --hal-backend NAME\[:INDEX\]"):
+        session_of(pytestconfig)
+    with pytest.raises(pytest.UsageError, match="unknown backend 'nope'; registered: "):
+        start(pytestconfig, "nope", None, quick=False)
 
 
 def test_the_plugin_imports_nothing_until_it_is_used(project: Path) -> None:

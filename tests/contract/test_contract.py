@@ -124,7 +124,7 @@ BAD_CALLS: dict[str, tuple[Call, str]] = {
     ),
     "bound size": (
         lambda: ops.linear(zeros(2, 3), weight(5, 4)),
-        "linear: w has shape [5, 4], expected [N, K] with K=3",
+        "linear: w has shape [5, 4], expected [N, K] with N=5, K=3",
     ),
     "dtype": (
         lambda: ops.linear(zeros(2, 3, dtype=torch.float64), weight(5, 3)),

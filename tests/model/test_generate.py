@@ -21,8 +21,8 @@ from glm5_hal.model.generate import (
     generate,
     sequence_logits,
 )
-from glm5_hal.model.glm5 import GLM5, Options
-from glm5_hal.model.kv_cache import CacheError, KVCache
+from glm5_hal.model.glm5 import GLM5, Draft, Options
+from glm5_hal.model.kv_cache import CacheError, KVCache, Step
 from glm5_hal.model.load import load_model
 
 Ids = Callable[..., list[list[int]]]
@@ -240,6 +240,8 @@ def test_drafts_are_those_of_a_cache_without_a_past(
     def hidden_matters(tensors: dict[str, Tensor]) -> None:
         half_predictable(tensors)
         tensors["model.layers.2.eh_proj.weight"][:, 64:] = 0.3 * torch.eye(64)
+        # or else a norm would take back what the norm before it did
+        tensors["model.layers.2.shared_head.norm.weight"].copy_(torch.linspace(0.3, 1.7, 64))
 
     model = load(
         hidden_matters, Options(mtp_feedback=feedback), index_share_for_mtp_iteration=share
@@ -261,6 +263,27 @@ def test_drafts_are_those_of_a_cache_without_a_past(
     run(model, prompts, speculative=4, chunk=9, statistics=statistics)
     assert statistics == expected
     assert 0 < expected.accepted < expected.drafted
+
+
+def test_no_draft_is_made_that_cannot_be_used(
+    load: Callable[..., GLM5], prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(predictable)
+    tokens: list[int] = []
+    draft = GLM5.draft
+
+    def counted(self: GLM5, step: Step, *rest: Any) -> Draft:
+        tokens.append(len(step.ids))
+        return draft(self, step, *rest)
+
+    monkeypatch.setattr(GLM5, "draft", counted)
+    passes = {}
+    for limit in (1, 2, 3, 4, 6, 7, 12):
+        tokens.clear()
+        run(model, prompts[2:], max_new_tokens=limit, speculative=4)
+        passes[limit] = tokens.count(1)
+    # a step's first draft costs no pass of its own, and the last token needs no draft
+    assert passes == {1: 0, 2: 0, 3: 0, 4: 1, 6: 3, 7: 3, 12: 6}
 
 
 # --- limits ---
@@ -407,6 +430,13 @@ def test_the_cache_is_large_enough_and_empty_in_the_end(
     pages = cache.layers[0].latent.pages
     everything = [cache.add() for _ in range(pages)]
     cache.append([(sequence, [0]) for sequence in everything])  # one page each: all are free
+
+
+def test_a_text_of_many_pages(load: Callable[..., GLM5]) -> None:
+    model = load(predictable)
+    [text] = run(model, [[7]], max_new_tokens=190, speculative=5)
+    assert len(text) == 190
+    assert text == [greedy(row) for row in sequence_logits(model, [[7, *text]])[0][:-1]]
 
 
 # --- draws ---

@@ -10,6 +10,7 @@ import sys
 from importlib import metadata, resources
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import typer
@@ -105,14 +106,22 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     assert script.read_text("utf-8").endswith(f"\n\n{block('command: test')}\n")
 
 
+def parse(command: Any, line: list[str]) -> None:
+    """Parse a command line, down to its subcommand, without running it."""
+    if hasattr(command, "commands"):
+        name, *line = line
+        parse(command.commands[name], line)
+    else:
+        command.make_context(command.name, line)
+
+
 def test_the_commands_of_the_readme_parse() -> None:
-    """Every `glm5-hal` call of the first command, and the two that the text mentions."""
-    lines = re.findall(r"glm5-hal ([^;&\n]+)", block("command: first run"))
+    lines = re.findall(r"^.*?\bglm5-hal ([^;&#\n]+)", block("command: first run"), re.MULTILINE)
     assert [line.split()[0] for line in lines] == ["make-checkpoint", "plan", "run"]
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    for line in [*lines, *re.findall(r"`glm5-hal ([^`]+)`", README)]:
-        name, *arguments = shlex.split(line)
-        commands[name].make_context(name, arguments)
+    lines += re.findall(r"^glm5-hal ([^#\n]+)", README, re.MULTILINE)
+    lines += re.findall(r"`glm5-hal ([^`]+)`", README)
+    for line in lines:
+        parse(typer.main.get_command(app), shlex.split(line))
 
 
 def test_the_prompt_of_the_readme_fits_the_tiny_model() -> None:
