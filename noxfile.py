@@ -1,7 +1,8 @@
 """What a change must pass. `nox` alone runs lint, types, package and tests.
 
-Types and tests look at the wheel, never at the source tree: the folders become `glm5_hal.backends`,
-`glm5_hal.model` and so on only when they are installed.
+Types and tests look at the installed wheel, never at the source tree: the folders become
+`glm5_hal.backends`, `glm5_hal.model` and so on only when they are installed. Installing torch is
+what takes time, so these sessions share one environment, made by `env`.
 """
 
 import os
@@ -19,9 +20,10 @@ ROOT = Path(__file__).parent.resolve()
 BUILT = ROOT / ".nox" / "built"
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 RUNTIME = PROJECT["project"]["dependencies"]
-
 WORKERS = 2
-NOT_BY_DEFAULT = "slow or hardware"
+
+SHARED: dict[str, Path] = {}
+"""Where the programs of the environment made by `env` lie, under "bin"."""
 
 
 def group(name: str) -> list[str]:
@@ -29,11 +31,8 @@ def group(name: str) -> list[str]:
     return list(nox.project.dependency_groups(PROJECT, name))
 
 
-def install(session: nox.Session, *requirements: str) -> None:
-    """Install under the constraints.
-
-    Bytecode is left to the first import: pip would spend half a minute on compiling all of torch.
-    """
+def settle(session: nox.Session) -> None:
+    """The same surroundings for every session, whoever calls."""
     session.env.update(
         PIP_DISABLE_PIP_VERSION_CHECK="1",
         PIP_NO_INPUT="1",
@@ -41,15 +40,30 @@ def install(session: nox.Session, *requirements: str) -> None:
         PYTHONPATH="",
         PYTHONSAFEPATH="1",  # or `python -c` in the root would find half a package there
     )
+
+
+def install(session: nox.Session, *requirements: str) -> None:
+    """Install under the constraints.
+
+    Bytecode is left to the first import: pip would spend half a minute on compiling all of torch.
+    """
+    settle(session)
     session.install("--no-compile", "-c", str(ROOT / "constraints.txt"), *requirements)
 
 
-def install_wheel(session: nox.Session, *requirements: str) -> None:
-    """Install requirements, then the wheel that `dist` has built, whatever was there before."""
+def install_wheel(session: nox.Session) -> Path:
+    """Install the wheel that `env` has built, whatever was there before."""
     (wheel,) = BUILT.glob("*.whl")
-    install(session, *requirements)
     pip = ("python", "-m", "pip", "install", "-q", "--no-compile", "--no-deps")
     session.run(*pip, "--force-reinstall", str(wheel))
+    return wheel
+
+
+def run(session: nox.Session, program: str, *arguments: str) -> None:
+    """Run a program of the shared environment."""
+    settle(session)
+    session.env["PATH"] = os.pathsep.join((str(SHARED["bin"]), os.environ.get("PATH", "")))
+    session.run(str(SHARED["bin"] / program), *arguments, external=True)
 
 
 @nox.session
@@ -61,73 +75,69 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
-def dist(session: nox.Session) -> None:
-    """Build the sdist, and the wheel from it."""
-    install(session, "build", *PROJECT["build-system"]["requires"])
+def env(session: nox.Session) -> None:
+    """Build the sdist and from it the wheel; install that with everything types and tests need."""
+    build = ("build", *PROJECT["build-system"]["requires"])
+    install(session, *build, *RUNTIME, *group("types"), *group("test"))
     shutil.rmtree(BUILT, ignore_errors=True)
     session.run("python", "-m", "build", "--no-isolation", "--outdir", str(BUILT), silent=True)
-    session.log("built %s", ", ".join(sorted(path.name for path in BUILT.iterdir())))
+    install_wheel(session)
+    SHARED["bin"] = Path(session.bin).resolve()
 
 
-@nox.session(requires=["dist"])
+@nox.session(requires=["env"], venv_backend="none")
 def types(session: nox.Session) -> None:
     """Mypy, strict, on the installed package."""
-    install_wheel(session, *RUNTIME, *group("types"))
     config, cache = ROOT / "pyproject.toml", ROOT / ".mypy_cache"
     with session.chdir(session.create_tmp()):  # where the source cannot be imported first
-        session.run(
-            *("mypy", "--strict", "--config-file", str(config), "--cache-dir", str(cache)),
-            *("-p", "glm5_hal"),
+        run(
+            *(session, "mypy", "--strict", "-p", "glm5_hal"),
+            *("--config-file", str(config), "--cache-dir", str(cache)),
         )
 
 
-@nox.session(requires=["dist"], reuse_venv=False)
+@nox.session(requires=["env"], reuse_venv=False)
 def package(session: nox.Session) -> None:
     """The wheel in an environment that holds its declared dependencies and nothing else."""
-    install_wheel(session, *RUNTIME)
+    install(session, *RUNTIME)
+    wheel = install_wheel(session)
     session.run("python", "-m", "pip", "check")
     check = ROOT / "tests" / "packaging" / "check_wheel.py"
-    (wheel,) = BUILT.glob("*.whl")
     with session.chdir(session.create_tmp()):
         session.run("python", str(check), str(wheel), str(ROOT))
         session.run("glm5-hal", "--help", silent=True)
         session.run("glm5-hal", "backends")
 
 
-def run_tests(session: nox.Session, marks: str, *arguments: str) -> None:
+def pytest(session: nox.Session, *arguments: str) -> None:
     """Pytest on the installed wheel.
 
     Every worker may use all cores: with one thread each, what depends on the number of threads
     would stay unseen. Waiting threads sleep, because spinning ones would starve the other worker.
     """
-    install_wheel(session, *RUNTIME, *group("test"))
     session.env.update(
         OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", str(os.cpu_count() or 1)),
         OMP_WAIT_POLICY="PASSIVE",
         TOKENIZERS_PARALLELISM="false",
     )
-    session.run("pytest", "-m", marks, *arguments, *session.posargs)
+    run(session, "pytest", *arguments, *session.posargs)
 
 
-@nox.session(requires=["dist"])
+@nox.session(requires=["env"], venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """Every test that takes seconds and needs no accelerator; names those it leaves out."""
-    run_tests(
-        session,
-        f"not ({NOT_BY_DEFAULT})",
-        *("-n", str(WORKERS), "--dist", "worksteal"),
-    )
+    """Every test that takes seconds and needs no accelerator; the others are named as not run."""
+    marks = "not slow and not hardware"
+    pytest(session, "-n", str(WORKERS), "--dist", "worksteal", "-m", marks)
 
 
-@nox.session(requires=["dist"], default=False)
+@nox.session(requires=["env"], venv_backend="none", default=False)
 def slow(session: nox.Session) -> None:
     """The tests that take minutes."""
-    run_tests(session, "slow and not hardware", "--durations=0")
+    pytest(session, "-m", "slow and not hardware", "--durations=0")
 
 
-@nox.session(requires=["dist"], default=False)
+@nox.session(requires=["env"], venv_backend="none", default=False)
 def docs(session: nox.Session) -> None:
-    """Write the generated parts of README.md and docs/."""
-    install_wheel(session, *RUNTIME)
-    session.run("python", "docs/generate.py")
-    session.run("python", "-m", "glm5_hal.conformance.spec", "docs/spec")
+    """Write what the documentation repeats from the code."""
+    run(session, "python", "docs/generate.py")
+    run(session, "python", "-m", "glm5_hal.conformance.spec", "docs/spec")

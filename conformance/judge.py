@@ -12,6 +12,9 @@ from glm5_hal.conformance.compare import Difference
 from glm5_hal.conformance.waivers import Waivers
 from glm5_hal.levels import Level
 
+LONGEST = 4000
+"""Characters of a message that are kept."""
+
 
 def reproduce(case: Case, plan: Plan) -> str:
     """A command that runs one case alone."""
@@ -32,9 +35,15 @@ def outcome(case: Case, plan: Plan, status: Status, seconds: float, message: str
         relation=case.relation,
         status=status,
         seconds=round(seconds, 3),
-        message=message,
+        message=_clean(message),
         reproduce=reproduce(case, plan),
     )
+
+
+def _clean(message: str) -> str:
+    """A message that can be printed and is not endless: some exceptions quote whole tensors."""
+    text = message.encode(errors="replace").decode()
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ... ({len(text)} characters)"
 
 
 def judge(case: Case, runtime: Runtime) -> Result:

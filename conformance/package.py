@@ -11,11 +11,13 @@ import hashlib
 import io
 import json
 import tarfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from glm5_hal.conformance import records
+from glm5_hal.conformance.case import Result
 from glm5_hal.conformance.errors import PackageError
 from glm5_hal.conformance.junit import junit
 from glm5_hal.conformance.manifest import encode, manifest
@@ -71,17 +73,29 @@ class Package:
             raise PackageError(f"{MANIFEST_FILE} is no object")
         return content
 
+    @property
+    def results(self) -> tuple[Result, ...]:
+        """The results, in the order of the file.
+
+        Raises:
+            PackageError: there is no results.jsonl.
+            RecordError: a line is no result.
+        """
+        if RESULTS_FILE not in self.files:
+            raise PackageError(f"{RESULTS_FILE} is missing")
+        return tuple(records.parse_all(self.files[RESULTS_FILE]).values())
+
 
 def seal(outcome: Outcome, out: Path) -> Package:
     """Complete the directory of a finished run, and write the tar beside it."""
-    results, plan = outcome.results, outcome.job.plan
+    results = outcome.results
     files = {
         RESULTS_FILE: records.lines(results),
         RUN_FILE: (out / RUN_FILE).read_bytes(),
         WAIVERS_FILE: outcome.job.waivers.content,
         MUST_PASS_FILE: outcome.job.must_pass.content,
-        JUNIT_FILE: junit(results, f"glm5-hal conformance {plan.backend} {plan.numerics.value}"),
     }
+    files[JUNIT_FILE] = junit(results, _title(manifest(outcome, {})))
     files[REPORT_FILE] = render(manifest(outcome, _digests(files)), results).encode()
     files[MANIFEST_FILE] = encode(manifest(outcome, _digests(files)))
     _write(out, files)
@@ -102,9 +116,16 @@ def render_report(package: Package) -> str:
     listed = content.get("files")
     if isinstance(listed, dict):  # a report does not name its own hash
         content["files"] = {name: value for name, value in listed.items() if name != REPORT_FILE}
-    if RESULTS_FILE not in package.files:
-        raise PackageError(f"{RESULTS_FILE} is missing")
-    return render(content, tuple(records.parse_all(package.files[RESULTS_FILE]).values()))
+    return render(content, package.results)
+
+
+def render_junit(package: Package) -> bytes:
+    """The JUnit file of a package, made again; raises as `render_report`."""
+    return junit(package.results, _title(package.manifest))
+
+
+def _title(facts: Mapping[str, Any]) -> str:
+    return f"glm5-hal conformance {facts['backend']} {facts['profile']}"
 
 
 def tar_of(out: Path) -> Path:

@@ -26,7 +26,8 @@ GRACE_SECONDS = 5.0
 """Time after a case's timeout in which the worker may still end itself."""
 MOST_LOST = 3
 """Workers in a row that die without a case: then the device is taken for lost."""
-_SAID = 1500
+_SAID = 1000
+"""Bytes quoted of the beginning, and of the end, of what a dead worker printed."""
 
 
 @dataclass
@@ -63,10 +64,13 @@ class _Worker:
         """What it printed since its case began, shortened in the middle."""
         with self.log.open("rb") as file:
             file.seek(self.said_before)
-            text = file.read().decode(errors="replace")
+            head = file.read(_SAID)
+            file.seek(max(file.tell(), self.log.stat().st_size - _SAID))
+            tail = file.read(_SAID)
+        between = b"" if len(head) + len(tail) < 2 * _SAID else b"\n...\n"
+        text = (head + between + tail).decode(errors="replace")
         kept = [line for line in text.splitlines() if not line.startswith("Extension modules:")]
-        text = "\n".join(kept).strip()
-        return text if len(text) <= _SAID else f"{text[: _SAID // 2]}\n…\n{text[-_SAID // 2 :]}"
+        return "\n".join(kept).strip()
 
     def kill(self) -> int:
         """End it with all that it started; returns its exit code."""

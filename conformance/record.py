@@ -40,9 +40,7 @@ class Recorder:
         return json.dumps(ordered, indent=1) + "\n"
 
 
-def sizes_of(
-    op: Op[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> dict[str, int]:
+def sizes_of(op: Op[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, int]:
     """Sizes of a call in the suite's symbols (see `shapes.SHAPES`)."""
     values = op.signature.bind(*args, **kwargs).arguments
     dims = dict(op.check_arguments(args, kwargs))

@@ -13,7 +13,16 @@ from glm5_hal.conformance.case import Result, Status
 from glm5_hal.conformance.errors import ConformanceError
 from glm5_hal.conformance.manifest import FORMAT, suite_of
 from glm5_hal.conformance.mustpass import MustPass
-from glm5_hal.conformance.package import FILES, MUST_PASS_FILE, WAIVERS_FILE, Package
+from glm5_hal.conformance.package import (
+    FILES,
+    JUNIT_FILE,
+    MUST_PASS_FILE,
+    REPORT_FILE,
+    WAIVERS_FILE,
+    Package,
+    render_junit,
+    render_report,
+)
 from glm5_hal.conformance.runner import RESULTS_FILE
 from glm5_hal.conformance.selection import Selection
 from glm5_hal.conformance.sources import SUITE, Source
@@ -29,6 +38,7 @@ from glm5_hal.plan import hash_of
 class _Parts:
     """A package, read."""
 
+    package: Package
     manifest: dict[str, Any]
     results: dict[str, Result]
     must_pass: MustPass
@@ -74,6 +84,7 @@ def _read(package: Package, source: Source) -> _Parts:
         Numerics(manifest["profile"]), manifest["quick"], tuple(manifest["ops"]), manifest["case"]
     )
     return _Parts(
+        package=package,
         manifest=manifest,
         results=records.parse_all(package.files[RESULTS_FILE]),
         must_pass=MustPass.parse(selection.list_name, package.files[MUST_PASS_FILE]),
@@ -176,6 +187,16 @@ def _conclusions(parts: _Parts, source: Source) -> Iterator[str]:
         yield "what the manifest says is shown does not follow from the results"
 
 
+def _renderings(parts: _Parts, source: Source) -> Iterator[str]:
+    """What is made of the results must show them; another suite may draw it differently."""
+    if parts.suite.source != Suite.here().source:
+        return
+    if render_report(parts.package).encode() != parts.package.files[REPORT_FILE]:
+        yield f"{REPORT_FILE} is not the report of these results"
+    if render_junit(parts.package) != parts.package.files[JUNIT_FILE]:
+        yield f"{JUNIT_FILE} is not that of these results"
+
+
 _CHECKS: tuple[Callable[[_Parts, Source], Iterator[str]], ...] = (
     _format,
     _scope,
@@ -183,4 +204,5 @@ _CHECKS: tuple[Callable[[_Parts, Source], Iterator[str]], ...] = (
     _list,
     _statuses,
     _conclusions,
+    _renderings,
 )

@@ -74,8 +74,8 @@ def main(setup: Setup, log: str, connection: Connection) -> None:
     except Exception as error:
         connection.send(Broken(f"{type(error).__name__}: {error}"))
         return
-    connection.send(ready)
     try:
+        connection.send(ready)
         for name in iter(connection.recv, None):
             _judge_one(cases[name], runtime, setup.threads, connection)
     except (EOFError, BrokenPipeError):

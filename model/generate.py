@@ -141,7 +141,9 @@ def generate(
     if speculative < 0:
         raise PromptError(f"speculative is {speculative}, expected a number of draft tokens >= 0")
     if speculative and model.weights.mtp is None:
-        raise PromptError("the model was loaded without an MTP layer, so there is nothing to draft with")
+        raise PromptError(
+            "the model was loaded without an MTP layer, so there is nothing to draft with"
+        )
     longest = max(map(len, prompts)) + max_new_tokens
     if longest > model.config.max_position_embeddings:
         raise PromptError(

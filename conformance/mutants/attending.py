@@ -30,7 +30,8 @@ class Question:
             slots = self.context.slots(token, self.cache.page_size)
             if self.indices is not None:
                 chosen = self.indices[token].long()
-                slots = slots[chosen[chosen >= 0]]
+                count = int((chosen >= 0).long().cumprod(-1).sum())
+                slots = slots[chosen[:count]]
             yield query[token], self.cache.tensor[slots].float()
 
 
@@ -166,6 +167,22 @@ class SparseBackwardsAttention(Attending):
         return super()._answer(replace(q, indices=back))
 
 
+def _split(q: Question, parts: int) -> Tensor:
+    """Attention whose weighted sums are taken over so many parts of the rows, then added."""
+    out = torch.empty_like(q.q_latent)
+    for token, (query, rows) in enumerate(q.tokens()):
+        scores = query @ rows.T * q.scale
+        weights = torch.exp(scores - scores.amax(-1, keepdim=True))
+        size = math.ceil(rows.shape[0] / parts)
+        pieces = [
+            mine @ theirs[:, : out.shape[-1]]
+            for mine, theirs in zip(weights.split(size, -1), rows.split(size), strict=True)
+        ]
+        total = weights.sum(-1, keepdim=True)
+        out[token] = (torch.stack(pieces).sum(0) / total).to(out.dtype)
+    return out
+
+
 @mutant(
     "attention-splits-by-longest",
     "ATTENTION-5",
@@ -173,18 +190,33 @@ class SparseBackwardsAttention(Attending):
 )
 class SplitsByLongestAttention(Attending):
     def _answer(self, q: Question) -> Tensor:
-        parts = 1 + q.context.max_length // 64
+        return _split(q, 1 + q.context.max_length // 64)
+
+
+@mutant(
+    "attention-decode-kernel",
+    "ATTENTION-5",
+    "A single query would leave most cores idle, so that its keys are split over them.",
+)
+class DecodeKernelAttention(Attending):
+    def _answer(self, q: Question) -> Tensor:
+        return _split(q, 4) if q.q_rope.shape[0] == 1 else super()._answer(q)
+
+
+@mutant(
+    "attention-shared-maximum",
+    "ATTENTION-5",
+    "A block of 16 queries subtracts one maximum from all its scores.",
+)
+class SharedMaximumAttention(Attending):
+    def _answer(self, q: Question) -> Tensor:
         out = torch.empty_like(q.q_latent)
-        for token, (query, rows) in enumerate(q.tokens()):
-            scores = query @ rows.T * q.scale
-            weights = torch.exp(scores - scores.amax(-1, keepdim=True))
-            size = math.ceil(rows.shape[0] / parts)
-            pieces = [
-                mine @ theirs[:, : out.shape[-1]]
-                for mine, theirs in zip(weights.split(size, -1), rows.split(size), strict=True)
-            ]
-            total = weights.sum(-1, keepdim=True)
-            out[token] = (torch.stack(pieces).sum(0) / total).to(out.dtype)
+        found = [(query @ rows.T * q.scale, rows) for query, rows in q.tokens()]
+        for token, (scores, rows) in enumerate(found):
+            block = found[token // 16 * 16 : token // 16 * 16 + 16]
+            weights = torch.exp(scores - max(float(other.max()) for other, _ in block))
+            weights = weights / weights.sum(-1, keepdim=True)
+            out[token] = (weights @ rows[:, : out.shape[-1]]).to(out.dtype)
         return out
 
 

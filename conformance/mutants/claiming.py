@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 from torch import Tensor
 
-from glm5_hal import Cache, Capabilities, PagedContext, Unsupported, Weight
+from glm5_hal import Cache, PagedContext, Unsupported, Weight
 from glm5_hal.backends.cpu.backend import CpuBackend
 from glm5_hal.conformance.mutants.mutant import mutant
 
@@ -36,6 +36,6 @@ class MissingNotDeclared(CpuBackend):
     "An op is declared unsupported so that its cases are left out; it runs all the same.",
 )
 class DeclaredButThere(CpuBackend):
-    capabilities: Capabilities = replace(
+    capabilities = replace(
         CpuBackend.capabilities, unsupported=MappingProxyType({"mla_expanded": "no kernel yet"})
     )

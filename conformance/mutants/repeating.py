@@ -9,7 +9,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from glm5_hal import Capabilities, Level, Numerics, Weight
+from glm5_hal import Level, Numerics, Weight
 from glm5_hal.backends.cpu.backend import CpuBackend
 from glm5_hal.conformance.mutants.matrices import split_matmul
 from glm5_hal.conformance.mutants.mutant import mutant
@@ -66,7 +66,7 @@ class OrderOfTheProcess(CpuBackend):
 @mutant(
     "zero-times-old-output",
     "RUN-3",
-    "out = beta * out + x w, with beta = 0 and an output that nobody has written: 0 * NaN.",
+    "The product is added to 0 * out, as BLAS defines it, and nobody has written out: 0 * NaN.",
 )
 class ZeroTimesOldOutput(CpuBackend):
     def head_linear(self, x: Tensor, w: Weight) -> Tensor:
@@ -123,7 +123,7 @@ _CLAIMS[Numerics.FAST] = _CLAIMS[Numerics.FAST] | {Level.THREAD_INVARIANT}
     "Each thread sums its share of a token's experts; the backend claims thread invariance.",
 )
 class SumsByThread(CpuBackend):
-    capabilities: Capabilities = replace(CpuBackend.capabilities, claims=MappingProxyType(_CLAIMS))
+    capabilities = replace(CpuBackend.capabilities, claims=MappingProxyType(_CLAIMS))
 
     def moe_combine(
         self, rows: Tensor, slots: Tensor, weights: Tensor, shared: Tensor | None = None

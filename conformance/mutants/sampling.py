@@ -39,6 +39,19 @@ class TopPTooShortSample(CpuBackend):
 
 
 @mutant(
+    "sample-nothing-kept",
+    "SAMPLE-2",
+    "Where the first id alone has more than top_p, nothing is kept, and the last id comes out.",
+)
+class NothingKeptSample(CpuBackend):
+    def sample(self, logits: Tensor, temperature: Tensor, top_p: Tensor, draws: Tensor) -> Tensor:
+        out = super().sample(logits, temperature, top_p, draws)
+        heat = torch.where(temperature > 0, temperature, 1.0).unsqueeze(-1)
+        alone = torch.softmax(logits / heat, -1).amax(-1) > top_p
+        return torch.where(alone & (temperature > 0), logits.shape[1] - 1, out)
+
+
+@mutant(
     "sample-top-p-untempered",
     "SAMPLE-2",
     "The ids to keep are found before the temperature is applied.",

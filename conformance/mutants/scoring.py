@@ -1,5 +1,7 @@
 """Faults of index_scores."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -98,6 +100,20 @@ class LastTileIndexScores(CpuBackend):
         backwards = super().index_scores(q.flip(1), w.flip(1), keys, context, scale)
         whole = context.max_length // 64 * 64
         return torch.cat((out[:, :whole], backwards[:, whole:]), dim=1)
+
+
+@mutant(
+    "index-scores-first-page-table",
+    "INDEX-SCORES-3",
+    "A block of eight queries reads the pages of its first, though a sequence may end inside.",
+)
+class FirstPageTableIndexScores(CpuBackend):
+    def index_scores(
+        self, q: Tensor, w: Tensor, keys: Cache, context: PagedContext, scale: float
+    ) -> Tensor:
+        first = torch.arange(q.shape[0]) // 8 * 8
+        shared = replace(context, sequence=context.sequence[first])
+        return super().index_scores(q, w, keys, shared, scale)
 
 
 @mutant(

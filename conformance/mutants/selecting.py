@@ -162,6 +162,21 @@ class LongRowsTopk(CpuBackend):
 
 
 @mutant(
+    "topk-row-before",
+    "TOPK-5",
+    "Rows are staged in one buffer: behind a short row stands what the row before left.",
+)
+class RowBeforeTopk(CpuBackend):
+    def topk(self, scores: Tensor, lengths: Tensor, k: int) -> Tensor:
+        if not scores.shape[0]:
+            return super().topk(scores, lengths, k)
+        before = torch.cat((scores[:1], scores[:-1]))
+        longer = torch.maximum(lengths, torch.cat((lengths[:1], lengths[:-1])))
+        own = torch.arange(scores.shape[1]) < lengths.unsqueeze(1)
+        return super().topk(torch.where(own, scores, before), longer, k)
+
+
+@mutant(
     "dsa-select-other-ties",
     "DSA-SELECT-1",
     "The fused kernel breaks ties by the highest index, the top-k beside it by the lowest.",

@@ -7,6 +7,7 @@ import typer
 
 from glm5_hal.cli import console, options
 from glm5_hal.cli.conformance_run import Numerics, Ops, Quick, run, split
+from glm5_hal.cli.conformance_suite import mutants, record
 from glm5_hal.cli.failures import CommandError, ExitCode
 
 app = typer.Typer(
@@ -14,6 +15,8 @@ app = typer.Typer(
     help="Prove, bit by bit, which guarantees a backend keeps.",
 )
 app.command()(run)
+app.command()(record)
+app.command()(mutants)
 
 PackagePath = Annotated[Path, typer.Argument(metavar="PACKAGE", help="A directory or a tar.")]
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Output:
-    """A safetensors file to be.
+    """A file to be.
 
     Attributes:
         path: where it will stand.
@@ -34,6 +34,14 @@ class Output:
             save_file(dict(tensors), self.staging, metadata=dict(metadata))
             self.staging.replace(self.path)
         except (OSError, SafetensorError) as error:
+            raise CommandError(f"{self.path} was not written: {error}", ExitCode.FAILED) from None
+
+    def write_text(self, text: str) -> None:
+        """Write text and put the file into place."""
+        try:
+            self.staging.write_text(text, "utf-8")
+            self.staging.replace(self.path)
+        except OSError as error:
             raise CommandError(f"{self.path} was not written: {error}", ExitCode.FAILED) from None
 
 

@@ -20,10 +20,10 @@ def source(catalogue: Callable[[], Mapping[str, Case]], lists: Path) -> Source:
     return Source(f"fake_cases:{catalogue.__name__}", "fake_chip.chip:resolve", lists)
 
 
-def run(request: Request, out: Path, *, clean: bool = False) -> Outcome:
-    """Run, with one worker unless the request says otherwise."""
+def run(request: Request, out: Path) -> Outcome:
+    """Run as a released suite, with one worker unless the request says otherwise."""
     job = prepare(request if request.workers else replace(request, workers=1))
-    return execute(replace(job, suite=CLEAN) if clean else job, out, observe_nothing)
+    return execute(replace(job, suite=CLEAN), out, observe_nothing)
 
 
 def observe_nothing(done: int, total: int, result: Result | None) -> None:

@@ -42,7 +42,7 @@ def lists(folder: Path) -> Source:
 
 @pytest.fixture(scope="module")
 def outcome(folder: Path, lists: Source) -> Outcome:
-    return run(Request(source=lists), folder / "good", clean=True)
+    return run(Request(source=lists), folder / "good")
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +188,14 @@ def substitute(manifest: Manifest, files: dict[str, bytes]) -> None:
     manifest["plan"]["ops"]["linear"] = {"source": "substitute", "where": "cpu"}
 
 
+def paint_the_report(manifest: Manifest, files: dict[str, bytes]) -> None:
+    files["report.html"] = b"<h1>all is well</h1>"
+
+
+def paint_the_junit(manifest: Manifest, files: dict[str, bytes]) -> None:
+    files["junit.xml"] = b"<testsuites/>"
+
+
 def count_more(manifest: Manifest, files: dict[str, bytes]) -> None:
     manifest["counts"]["PASS"] += 1
 
@@ -225,6 +233,8 @@ def count_more(manifest: Manifest, files: dict[str, bytes]) -> None:
         (set_value("format", 99), "format 99, this version reads 1"),
         (set_value("plan", None), "the manifest is not of format 1"),
         (remove_value("counts"), "the manifest is not of format 1: KeyError"),
+        (paint_the_report, "report.html is not the report of these results"),
+        (paint_the_junit, "junit.xml is not that of these results"),
         (edit_plan, "the plan's hash is not that of the plan"),
         (substitute, "claims nothing: ops ran on the CPU instead: linear"),
         (count_more, "the manifest's counts are not those of the results"),

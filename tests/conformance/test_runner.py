@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import fake_cases
 import pytest
@@ -84,6 +85,15 @@ def test_an_op_declared_unsupported_must_not_run() -> None:
     result = judge(fake_cases.passes, op="mla_expanded")
     assert result.status is Status.FAIL
     assert "declared unsupported (no such unit), but runs" in result.message
+
+
+def test_a_message_can_be_printed_and_ends() -> None:
+    def check(runtime: Runtime) -> NoReturn:
+        raise ValueError("\ud800" + 10_000 * "x")
+
+    message = judge(check).message
+    message.encode()
+    assert len(message) < judging.LONGEST + 100
 
 
 @pytest.mark.parametrize("check", [fake_cases.returns_nothing, fake_cases.measures_nan])
@@ -258,7 +268,8 @@ def test_a_killed_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv(fake_cases.LOG, str(log))
     script = tmp_path / "script.py"
     script.write_text(_SCRIPT)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    here = str(Path(__file__).parent)
+    environment = {**os.environ, "PYTHONPATH": here, "TMPDIR": str(tmp_path)}
     process = subprocess.Popen([sys.executable, str(script), str(tmp_path)], env=environment)
     journal = out / "results.jsonl"
     deadline = time.monotonic() + 60

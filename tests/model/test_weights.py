@@ -128,6 +128,13 @@ def test_without_an_mtp_layer(new_checkpoint: NewCheckpoint, runtime: Runtime) -
         assert load_model(path, runtime).weights.mtp is None
 
 
+def test_an_mtp_layer_may_be_left_where_it_is(tiny_path: Path, runtime: Runtime) -> None:
+    calls: list[tuple[int, int]] = []
+    model = load_model(tiny_path, runtime, mtp=False, progress=lambda *call: calls.append(call))
+    assert model.weights.mtp is None
+    assert calls[-1][0] == calls[-1][1]
+
+
 def test_a_shared_layer_has_no_indexer(new_checkpoint: NewCheckpoint, runtime: Runtime) -> None:
     types = ["full", "shared", "full", "shared"]
     model = load_model(new_checkpoint(indexer_types=types), runtime)

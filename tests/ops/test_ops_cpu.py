@@ -256,7 +256,7 @@ def test_embedding_and_cache_move_bytes(dtype: torch.dtype, rows: int) -> None:
     assert same(cache.tensor[untouched], before[untouched])
 
 
-ROUTES = {
+ROUTES: dict[str, Callable[[Inputs], Tensor]] = {
     "spread": lambda inputs: inputs.experts(40, 3, 9),
     "one token": lambda inputs: inputs.experts(1, 3, 9),
     "nobody": lambda inputs: inputs.experts(0, 3, 9),
@@ -271,7 +271,7 @@ ROUTES = {
 def test_dispatch_and_combine(dtype: torch.dtype, name: str) -> None:
     """Combining: a product and a sum a slot, one more for the shared row."""
     inputs = Inputs("dispatch", name)
-    ids: Tensor = ROUTES[name](inputs)
+    ids = ROUTES[name](inputs)
     tokens, k = ids.shape
     x = inputs.normal(tokens, 6, dtype=dtype)
     rows, offsets, slots = call(ops.moe_dispatch, x, ids, 9)
@@ -375,7 +375,7 @@ def test_moe_route_bias_chooses_but_does_not_weigh() -> None:
 @pytest.mark.parametrize("name", ROUTES)
 def test_moe_experts_is_its_parts(dtype: torch.dtype, name: str) -> None:
     inputs = Inputs("experts", name)
-    ids: Tensor = ROUTES[name](inputs)
+    ids = ROUTES[name](inputs)
     tokens, k = ids.shape
     x, shared = (inputs.normal(tokens, 32, dtype=dtype) for _ in range(2))
     weights = inputs.uniform(tokens, k)

@@ -191,7 +191,8 @@ class DemoBackend(Backend):
         for _ in range(steps):
             gram = x @ x.mT
             x = a * x + (b * gram + c * gram @ gram) @ x
-        return (x.mT if tall else x).to(g.dtype)
+        found: Tensor = x.mT if tall else x
+        return found.to(g.dtype)
 
     def sample(self, logits: Tensor, temperature: Tensor, top_p: Tensor, draws: Tensor) -> Tensor:
         chosen = [
