@@ -64,7 +64,7 @@ class Evidence:
         digests: output name to SHA-256 of its bytes, shape and dtype.
         worst: largest error as a share of its bound (1 is the bound), accuracy cases only.
         ulps: histogram of errors in units in the last place of the output dtype: upper edge
-            (0, 1, 2, 4, ...) to number of elements, accuracy cases only.
+            (1, 2, 4, ...; 0 stands for at most a half) to number of elements, accuracy cases only.
     """
 
     digests: dict[str, str] = field(default_factory=dict)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from glm5_hal.conformance import families
 from glm5_hal.conformance.case import Case
-from glm5_hal.levels import Numerics
 from glm5_hal.requirements import REQUIREMENTS
 
 
@@ -34,21 +33,3 @@ def _problems(cases: list[Case]) -> Iterator[str]:
             yield f"{case.id} checks {case.requirement}, which is no requirement"
     for requirement in REQUIREMENTS.keys() - {case.requirement for case in cases}:
         yield f"requirement {requirement} has no case"
-
-
-def select(
-    *,
-    profile: Numerics = Numerics.FAST,
-    quick: bool = False,
-    ops: tuple[str, ...] = (),
-    only: str | None = None,
-) -> dict[str, Case]:
-    """Cases of a profile, narrowed to the quick ones, to some ops, or to one id."""
-    return {
-        name: case
-        for name, case in catalogue().items()
-        if case.profile is profile
-        and (case.quick or not quick)
-        and (not ops or case.op in ops)
-        and (only is None or name == only)
-    }

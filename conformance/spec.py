@@ -9,8 +9,8 @@ from collections import Counter
 from pathlib import Path
 
 from glm5_hal.conformance.catalogue import catalogue
-from glm5_hal.contract import CONTRACT_VERSION, OPS, Array, Op
-from glm5_hal.requirements import GENERAL, Requirement
+from glm5_hal.contract import CONTRACT_VERSION, OPS, Array, Op, Requirement
+from glm5_hal.requirements import GENERAL
 
 _HEAD = "<!-- Made by `python -m glm5_hal.conformance.spec`. Edit the op file, not this page. -->\n"
 

@@ -21,6 +21,7 @@ from glm5_hal.conformance.families import (
 def all_cases() -> Iterator[Case]:
     """Every case of the suite."""
     for family in (
+        whole_model,  # the longest first, so that no worker is left alone with them
         movement,
         accuracy,
         edges,
@@ -31,6 +32,5 @@ def all_cases() -> Iterator[Case]:
         invariance,
         repeat,
         guards,
-        whole_model,
     ):
         yield from family.cases()

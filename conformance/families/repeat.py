@@ -66,7 +66,12 @@ def _fresh_process(v: Variant) -> Check:
     def check(runtime: Runtime) -> Evidence:
         elsewhere = _digests_of_a_fresh_process(_Recipe.of(runtime), torch.get_num_threads())
         here = digests(answer(runtime, v.call()))
-        there = elsewhere[v.name("")]
+        there = elsewhere.found.get(v.name(""))
+        if there is None:
+            raise Failure(
+                f"a fresh process died at this op or before it: {elsewhere.said}",
+                change="fresh process",
+            )
         if here != there:
             raise Failure(
                 "a fresh process gives other bytes",
@@ -114,8 +119,21 @@ class _Recipe:
         return Runtime(plan, backend(self.index))
 
 
+@dataclass(frozen=True)
+class _Elsewhere:
+    """What a fresh process left.
+
+    Attributes:
+        found: digests by subject, as far as it came.
+        said: the end of what it wrote to stderr.
+    """
+
+    found: dict[str, dict[str, str]]
+    said: str
+
+
 @functools.cache
-def _digests_of_a_fresh_process(recipe: _Recipe, threads: int) -> dict[str, dict[str, str]]:
+def _digests_of_a_fresh_process(recipe: _Recipe, threads: int) -> _Elsewhere:
     """Digests of all subjects, computed by a process of its own."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONHASHSEED": "1"}
     done = subprocess.run(
@@ -125,24 +143,22 @@ def _digests_of_a_fresh_process(recipe: _Recipe, threads: int) -> dict[str, dict
         text=True,
         check=False,
     )
-    if done.returncode:
-        raise Failure(f"the fresh process failed: {done.stderr.strip()[-500:]}")
-    found: dict[str, dict[str, str]] = json.loads(done.stdout)
-    return found
+    lines = [line for line in done.stdout.splitlines() if line.endswith("}")]
+    found = {name: its for line in lines for name, its in json.loads(line).items()}
+    return _Elsewhere(found, done.stderr.strip()[-500:])
 
 
 def _print_digests() -> None:
-    """What the fresh process does: the digests of every subject that the backend answers."""
+    """What the fresh process does: a line for every subject that the backend answers."""
     runtime = _Recipe(**json.loads(sys.argv[1])).open()
-    found = {}
     for v in subjects():
         try:
-            found[v.name("")] = digests(answer(runtime, v.call()))
+            found = digests(answer(runtime, v.call()))
         except Unsupported:
             continue
         except (HalError, RuntimeError, ValueError, TypeError) as error:
-            found[v.name("")] = {"error": f"{type(error).__name__}: {error}"}
-    print(json.dumps(found))
+            found = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps({v.name(""): found}), flush=True)
 
 
 def _dirty_memory(v: Variant) -> Check:
