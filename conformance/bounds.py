@@ -146,11 +146,11 @@ def _histogram(exact: tuple[Tensor, ...], found: tuple[Tensor, ...]) -> dict[int
 
 
 def _hint(exact: Tensor, found: Tensor) -> str:
+    if bool((found == 0).all()):
+        return "all zeros: not computed, or not written"
     ratio = (found.double() / exact)[(exact != 0) & found.isfinite()]
     if ratio.numel() and float(ratio.std()) < 0.01 and abs(float(ratio.mean()) - 1) > 1e-3:
         return f"everything is {float(ratio.mean()):.4g} times too large: a scale is off"
-    if bool((found == 0).all()):
-        return "all zeros: not computed, or not written"
     return "too few bits in an operand or a sum: a narrowed dot, or a narrow accumulator"
 
 
@@ -274,10 +274,7 @@ def _visible(call: Call) -> list[Tensor]:
     a = call.arguments
     found = []
     for token in range(a["q_rope"].shape[0]):
-        slots = a["context"].slots(token, a["cache"].page_size)
-        if a["indices"] is not None:
-            chosen = a["indices"][token].long()
-            slots = slots[chosen[chosen >= 0]]
+        slots = a["context"].slots(token, a["cache"].page_size, a["indices"])
         found.append(a["cache"].rows[slots].double())
     return found
 

@@ -109,8 +109,16 @@ class PagedContext:
     lengths: Annotated[Tensor, Array("T", I32)]
     max_length: int
 
-    def slots(self, token: int, page_size: int) -> Tensor:
-        """Slots of the rows that `token` sees, [lengths[token]] int64, in position order."""
-        rows = torch.arange(int(self.lengths[token]), device=self.page_table.device)
+    def slots(self, token: int, page_size: int, indices: Tensor | None = None) -> Tensor:
+        """Slots of the rows that `token` sees, int64 in position order.
+
+        With `indices` [T, k] these are the rows it names, up to its first -1; without, all
+        lengths[token].
+        """
+        if indices is None:
+            rows = torch.arange(int(self.lengths[token]), device=self.page_table.device)
+        else:
+            chosen = indices[token].long()
+            rows = chosen[: int((chosen >= 0).long().cumprod(0).sum())]
         pages = self.page_table[int(self.sequence[token])].long()
         return pages[rows // page_size] * page_size + rows % page_size

@@ -404,7 +404,7 @@ def _prefill(
     chunk: int | None,
 ) -> Iterator[tuple[list[int], Step]]:
     """Steps over whole sequences, `chunk` tokens of each at a time, with the rows they hold."""
-    size = chunk or max(map(len, sequences))
+    size = max(map(len, sequences)) if chunk is None else chunk
     if size < 1:
         raise PromptError(f"chunk is {chunk}, expected at least 1")
     for start in range(0, max(map(len, sequences)), size):

@@ -48,11 +48,7 @@ def _unseen_slots(call: Call) -> torch.Tensor:
     unseen = torch.ones(cache.rows.shape[0], dtype=torch.bool)
     indices = call.arguments["indices"]
     for token in range(call.tokens):
-        slots = _visible_slots(call, token)
-        if indices is not None:
-            chosen = indices[token].long()
-            slots = slots[chosen[chosen >= 0]]
-        unseen[slots] = False
+        unseen[call.arguments["context"].slots(token, cache.page_size, indices)] = False
     return unseen.nonzero().squeeze(1)
 
 

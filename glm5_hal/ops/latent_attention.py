@@ -44,10 +44,7 @@ def latent_attention(
     query = torch.cat((q_latent, q_rope), dim=-1).double()
     out = torch.empty_like(q_latent)
     for token in range(query.shape[0]):
-        slots = context.slots(token, cache.page_size)
-        if indices is not None:
-            chosen = indices[token].long()
-            slots = slots[chosen[chosen >= 0]]
+        slots = context.slots(token, cache.page_size, indices)
         rows = cache.tensor[slots].double()  # [S, C + R]
         weights = torch.softmax(query[token] @ rows.T * scale, dim=-1)  # [H, S]
         out[token] = (weights @ rows[:, :latent]).to(out.dtype)

@@ -39,10 +39,7 @@ def mla(
     latent = w_uk.shape[1]
     out = q_nope.new_empty(*q_nope.shape[:2], w_uv.shape[1])
     for token in range(query.shape[0]):
-        slots = context.slots(token, cache.page_size)
-        if indices is not None:
-            chosen = indices[token].long()
-            slots = slots[chosen[chosen >= 0]]
+        slots = context.slots(token, cache.page_size, indices)
         rows = cache.tensor[slots].double()
         content, position = rows[:, :latent], rows[:, latent:]
         nope = torch.einsum("sc,hcn->hsn", content, w_uk.tensor.double())
