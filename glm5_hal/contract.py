@@ -222,7 +222,7 @@ class Op(Generic[P, R]):
         return runtime.call(self, *args, **kwargs)
 
     def __repr__(self) -> str:
-        return f"<op {self.name}{self.signature}>"
+        return f"<op {self.name}({', '.join(self.signature.parameters)})>"
 
     def composition(self, function: Callable[P, R]) -> Callable[P, R]:
         """Decorate the default of a composite op, built from other ops."""

@@ -246,7 +246,9 @@ def test_a_primitive_that_is_not_given_is_unsupported() -> None:
     assert str(caught.value) == "linear: not supported: not implemented by backend 'middle'"
 
 
-@pytest.mark.parametrize("op", [op for op in OPS.values() if op.kind is Kind.PRIMITIVE], ids=str)
+@pytest.mark.parametrize(
+    "op", [op for op in OPS.values() if op.kind is Kind.PRIMITIVE], ids=lambda op: op.name
+)
 def test_every_primitive_says_which_op_and_which_backend(op: Any) -> None:
     class Bare(Backend):
         name = "bare"

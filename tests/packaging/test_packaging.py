@@ -117,7 +117,10 @@ def parse(command: Any, line: list[str]) -> None:
 
 def test_the_commands_of_the_readme_parse() -> None:
     lines = re.findall(r"^.*?\bglm5-hal ([^;&#\n]+)", block("command: first run"), re.MULTILINE)
-    assert [line.split()[0] for line in lines] == ["make-checkpoint", "plan", "run"]
+    assert [line.split()[0] for line in lines] == [
+        *("make-checkpoint", "plan", "run"),
+        "conformance",
+    ]
     lines += re.findall(r"^glm5-hal ([^#\n]+)", README, re.MULTILINE)
     lines += re.findall(r"`glm5-hal ([^`]+)`", README)
     for line in lines:
