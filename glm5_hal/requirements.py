@@ -13,8 +13,8 @@ _GENERAL = {
     "RUN-6": "The number of threads or streams changes no byte.",
     "GUARD-1": "Inputs are as they were after the call; only cache_write changes a cache, and "
     "only the slots it was given.",
-    "GUARD-2": "Every element of a result is written, and results own memory that no later call "
-    "overwrites.",
+    "GUARD-2": "Every element of a result is written and nothing beyond its ends; results own "
+    "memory that no later call overwrites.",
     "GUARD-3": "The op runs where the backend says: no detour over the host or another backend.",
     "GUARD-4": "An exception is raised to the caller; the next call uses the same implementation.",
     "MODEL-1": "Logits of a sequence do not depend on what else is in the batch, nor on its place.",

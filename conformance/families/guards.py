@@ -50,8 +50,13 @@ def _outputs_written(v: Variant) -> Check:
     def check(runtime: Runtime) -> Evidence:
         call = v.call()
         loaded = Loaded.on(runtime, call)
-        with Prefill(-7.0):
+        with Prefill(-7.0) as fenced:
             first = loaded.run()
+        if fenced.overrun:
+            raise Failure(
+                "something was written outside a buffer that the op allocated",
+                hint="the last tile is stored whole, beyond the end of the result",
+            )
         kept = loaded.fetch(first)
         with Prefill(torch.nan):
             same_bytes(

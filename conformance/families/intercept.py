@@ -1,8 +1,8 @@
 """Watching what a torch-based backend does inside an op.
 
-These modes see the calls that a backend makes to torch: they fill what it allocates, refuse a
-call, or record a detour over the host. A backend that allocates and computes outside torch is not
-seen by them; the other cases of the same requirement still judge its results.
+These modes see the calls that a backend makes to torch: they fill and fence what it allocates,
+refuse a call, or record a detour over the host. A backend that allocates and computes outside
+torch is not seen by them; the other cases of the same requirement still judge its results.
 """
 
 from collections.abc import Callable
@@ -46,19 +46,36 @@ class _Mode(TorchDispatchMode):
 
 
 class Prefill(_Mode):
-    """Everything that is newly allocated holds `value` (its bytes, for integers)."""
+    """Everything that is newly allocated holds `value` and stands between sentinels."""
+
+    _SENTINELS = 64
+    _SENTINEL = 91  # a value that every dtype has
 
     def __init__(self, value: float) -> None:
         super().__init__()
         self._value = value
+        self._buffers: list[Tensor] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func.name() in _ALLOCATIONS and isinstance(result, Tensor):
-            result.fill_(self._value if result.is_floating_point() else 77)
-        return result
+        if func.name() not in _ALLOCATIONS or not isinstance(result, Tensor) or not result.numel():
+            return result
+        reach = sum((n - 1) * s for n, s in zip(result.shape, result.stride(), strict=True)) + 1
+        buffer = result.new_full((reach + 2 * self._SENTINELS,), self._SENTINEL)
+        self._buffers.append(buffer)
+        inner = buffer.as_strided(result.shape, result.stride(), self._SENTINELS)
+        return inner.fill_(self._value if result.is_floating_point() else 77)
+
+    @property
+    def overrun(self) -> bool:
+        """Whether something was written in front of a buffer or behind it."""
+        edges = [b[side] for b in self._buffers for side in self._sides()]
+        return not all(bool((edge == self._SENTINEL).all()) for edge in edges)
+
+    def _sides(self) -> tuple[slice, slice]:
+        return slice(None, self._SENTINELS), slice(-self._SENTINELS, None)
 
 
 class InjectedError(RuntimeError):

@@ -83,6 +83,21 @@ class TileTailUnwritten(CpuBackend):
 
 
 @mutant(
+    "last-vector-stored-whole",
+    "GUARD-2",
+    "The last store is as wide as a vector register and goes beyond the end of the result.",
+)
+class LastVectorStoredWhole(CpuBackend):
+    def swiglu(self, gate_up: Tensor) -> Tensor:
+        out = torch.empty_like(super().swiglu(gate_up))
+        room = out.untyped_storage().nbytes() // out.element_size() - out.storage_offset()
+        # as far as memory goes that is torch's own: a mutant must not break the process
+        whole = min(-(-out.numel() // 16) * 16, room)
+        out.as_strided((whole,), (1,), out.storage_offset()).zero_()
+        return out.copy_(super().swiglu(gate_up))
+
+
+@mutant(
     "computed-on-the-host",
     "GUARD-3",
     "An op that the device lacks is computed on the host, and nothing says so.",
