@@ -534,21 +534,24 @@ def test_attention_does_not_depend_on_max_length(dtype: torch.dtype) -> None:
 
 
 @by_dtype
+@pytest.mark.parametrize("place", [0, 125, 126])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_a_bad_row_reaches_those_who_see_it(dtype: torch.dtype, value: float) -> None:
-    """Row 126 of sequence 2 is seen by its last three queries, and by nobody else."""
+def test_a_bad_row_reaches_those_who_see_it(dtype: torch.dtype, place: int, value: float) -> None:
+    """Queries of sequence 2 that are long enough or that have chosen it, and nobody else."""
     case = Attended(dtype)
-    before, before_selected = case.run(), case.run(case.indices)
-    slot = int(case.table[2, 126 // 8]) * 8 + 126 % 8
+    chosen = (case.indices == place).any(1)
+    whole, selected = case.run(), case.run(case.indices)
+    slot = int(case.table[2, place // 8]) * 8 + place % 8
     case.cache.tensor[slot, 3] = value
-    after, after_selected = case.run(), case.run(case.indices)
-    assert same(before[:8], after[:8])
-    assert not after[8:].isfinite().all(-1).any()
-    for token in range(11):
-        if token >= 8 and 126 in case.indices[token]:
-            assert not after_selected[token].isfinite().all(-1).any()
-        else:
-            assert same(before_selected[token], after_selected[token])
+    for before, after, by_index in (
+        (whole, case.run(), False),
+        (selected, case.run(case.indices), True),
+    ):
+        for token, (sequence, length) in enumerate(zip(case.sequence, case.lengths, strict=True)):
+            if sequence == 2 and (chosen[token] if by_index else place < length):
+                assert not after[token].isfinite().all(-1).any()
+            else:
+                assert same(before[token], after[token])
 
 
 @by_dtype
