@@ -5,7 +5,8 @@ are packed [T, ...] with page tables and lengths, without a batch dimension, so 
 of the batch is a property of the interface.
 """
 
-from glm5_hal.ops.cache import cache_read, cache_write
+from glm5_hal.ops.cache_read import cache_read
+from glm5_hal.ops.cache_write import cache_write
 from glm5_hal.ops.dsa_select import dsa_select
 from glm5_hal.ops.embedding import embedding
 from glm5_hal.ops.grouped_linear import grouped_linear
@@ -14,9 +15,11 @@ from glm5_hal.ops.index_scores import index_scores
 from glm5_hal.ops.latent_attention import latent_attention
 from glm5_hal.ops.layer_norm import layer_norm
 from glm5_hal.ops.linear import linear
-from glm5_hal.ops.mla import mla, mla_expanded
+from glm5_hal.ops.mla import mla
+from glm5_hal.ops.mla_expanded import mla_expanded
+from glm5_hal.ops.moe_combine import moe_combine
+from glm5_hal.ops.moe_dispatch import moe_dispatch
 from glm5_hal.ops.moe_experts import moe_experts
-from glm5_hal.ops.moe_permute import moe_combine, moe_dispatch
 from glm5_hal.ops.moe_route import moe_route
 from glm5_hal.ops.muon_orthogonalize import muon_orthogonalize
 from glm5_hal.ops.rms_norm import rms_norm

@@ -1,4 +1,4 @@
-"""Multi-head latent attention: absorbed by default, expanded where a backend offers it."""
+"""Multi-head latent attention, by default in absorbed form."""
 
 from typing import Annotated
 
@@ -64,25 +64,3 @@ def absorbed(
     """W_UK absorbed into the query: attention runs on the latent rows as they lie in the cache."""
     q_latent = head_linear(q_nope, w_uk)
     return head_linear(latent_attention(q_latent, q_rope, cache, context, scale, indices), w_uv)
-
-
-@op(
-    Kind.OPTIONAL,
-    requirements={
-        "MLA-EXPANDED-1": "The function of mla, within the same bound, computed with keys and "
-        "values expanded per head.",
-        "MLA-EXPANDED-2": "Visibility and independence as MLA-2.",
-    },
-)
-def mla_expanded(
-    q_nope: Annotated[Tensor, Array("T H N", ACT)],
-    q_rope: Annotated[Tensor, Array("T H R", ACT)],
-    cache: Annotated[Cache, Array("slots C+R", ACT)],
-    context: PagedContext,
-    w_uk: Annotated[Weight, Array("H C N", FLOAT)],
-    w_uv: Annotated[Weight, Array("H V C", FLOAT)],
-    scale: float,
-    indices: Annotated[Tensor, Array("T k", I32)] | None = None,
-) -> Annotated[Tensor, Array("T H V", ACT)]:
-    """`mla` in multi-head form, [T, H, V]: fewer operations a pair, more bytes a cached row."""
-    return mla.reference(q_nope, q_rope, cache, context, w_uk, w_uv, scale, indices)

@@ -7,7 +7,8 @@ from torch import Tensor
 from glm5_hal.contract import ACT, F32, FLOAT, I32, Array, Kind, op
 from glm5_hal.handles import Weight
 from glm5_hal.ops.grouped_linear import grouped_linear
-from glm5_hal.ops.moe_permute import moe_combine, moe_dispatch
+from glm5_hal.ops.moe_combine import moe_combine
+from glm5_hal.ops.moe_dispatch import moe_dispatch
 from glm5_hal.ops.swiglu import swiglu
 
 

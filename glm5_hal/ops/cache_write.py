@@ -1,4 +1,4 @@
-"""Writing rows to a paged cache and reading them back."""
+"""Writing rows to a paged cache."""
 
 from typing import Annotated
 
@@ -22,16 +22,3 @@ def cache_write(
 ) -> None:
     """Store rows [T, W] at distinct `slots` [T]; W and dtype are the cache's."""
     cache.tensor[slots.long()] = rows
-
-
-@op(
-    Kind.PRIMITIVE,
-    requirements={
-        "CACHE-READ-1": "Row n of the result is the row in slot slots[n], byte for byte.",
-    },
-)
-def cache_read(
-    cache: Annotated[Cache, Array("slots W", ACT)], slots: Annotated[Tensor, Array("N", I32)]
-) -> Annotated[Tensor, Array("N W", ACT)]:
-    """The rows in `slots` [N]: [N, W]."""
-    return cache.tensor[slots.long()]
