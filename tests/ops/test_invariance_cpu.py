@@ -196,7 +196,7 @@ def sequences(
 @maker
 def latent_attention(inputs: Inputs, dtype: torch.dtype, size: Size) -> RowOp:
     heads, latent, rotated = size.of(3, 8), size.of(20, 512), size.of(6, 64)
-    cache, table, seen = sequences(inputs, size, latent + rotated, size.of(260, 300), dtype)
+    cache, table, seen = sequences(inputs, size, latent + rotated, size.of(140, 300), dtype)
 
     def run(r: Rows) -> Results:
         where = context(table, r["sequence"], r["lengths"])
@@ -237,7 +237,7 @@ def mla(inputs: Inputs, dtype: torch.dtype, size: Size) -> RowOp:
 
 @maker
 def mla_expanded(inputs: Inputs, dtype: torch.dtype, size: Size) -> RowOp:
-    rows = size.of(70, 5)  # one token at a time: slow, and more of them show nothing more
+    rows = size.of(20, 5)  # one token at a time: slow, and more of them show nothing more
     return _mla(ops.mla_expanded, inputs, dtype, replace(size, rows=rows))
 
 
