@@ -95,6 +95,24 @@ class Backend:
         """Number of devices that `index` may name."""
         return 1
 
+    @classmethod
+    def in_profile(cls, numerics: Numerics) -> "type[Backend]":
+        """The class that computes in a profile it offers, of the same name; by default itself."""
+        return cls
+
+    @classmethod
+    def modes(cls) -> tuple[str, ...]:
+        """Ways of computing the same that can be told apart: instruction sets, tile shapes.
+
+        None may change a byte in the exact profile; the suite tries each. The first is the one
+        that is used unless `use_mode` says otherwise.
+        """
+        return ()
+
+    def use_mode(self, mode: str) -> None:
+        """Compute in one of `modes` from now on."""
+        raise NotImplementedError(f"backend {self.name!r} has modes and no way to choose one")
+
     @property
     def device(self) -> torch.device:
         """Where its tensors lie."""

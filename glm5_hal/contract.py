@@ -28,6 +28,7 @@ from typing import Annotated, Any, Generic, ParamSpec, Protocol, TypeVar
 import torch
 
 from glm5_hal.errors import ContractError, HalError
+from glm5_hal.levels import Numerics
 
 CONTRACT_VERSION = 1
 
@@ -169,10 +170,17 @@ class Dims(dict[str, int]):
 
 @dataclass(frozen=True)
 class Requirement:
-    """One numbered sentence of the specification."""
+    """One numbered sentence of the specification.
+
+    Attributes:
+        id: as it stands in case ids and reports.
+        text: the sentence.
+        profile: the only profile in which it holds; None: in every one.
+    """
 
     id: str
     text: str
+    profile: Numerics | None = None
 
 
 class Dispatcher(Protocol):
@@ -192,7 +200,9 @@ class Op(Generic[P, R]):
         kind: primitive, composite or optional.
         requirements: id to requirement, in order.
         signature: names, kinds and defaults of the parameters.
-        reference: the body of the op file: plain torch, the definition.
+        reference: the body of the op file: plain torch, the definition up to rounding.
+        exact_rule: the definition to the bit; None where the reference is that already (the op
+            moves or orders values) and for composites, whose parts define them.
     """
 
     def __init__(
@@ -205,6 +215,7 @@ class Op(Generic[P, R]):
         )
         self.signature = inspect.signature(reference)
         self.reference = reference
+        self.exact_rule: Callable[P, R] | None = None
         self.__doc__ = reference.__doc__
         self._default: Callable[P, R] | None = None
         hints = typing.get_type_hints(reference, include_extras=True)
@@ -230,6 +241,24 @@ class Op(Generic[P, R]):
             raise TypeError(f"{self.name} is {self.kind.value}: only a composite has a default")
         self._default = function
         return function
+
+    def exact(self, requirements: Mapping[str, str]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """Decorate the op's definition in the exact profile, with its requirements."""
+        made = {key: Requirement(key, text, Numerics.EXACT) for key, text in requirements.items()}
+        _refuse_taken(made)
+
+        def enter(function: Callable[P, R]) -> Callable[P, R]:
+            self.exact_rule = function
+            self.requirements = MappingProxyType({**self.requirements, **made})
+            return function
+
+        return enter
+
+    def definition(self, numerics: Numerics) -> Callable[P, R]:
+        """What the op computes in a profile; exact for `Numerics.EXACT`."""
+        if numerics is Numerics.EXACT and self.exact_rule is not None:
+            return self.exact_rule
+        return self.reference
 
     @property
     def arguments(self) -> dict[str, Array]:
@@ -342,15 +371,20 @@ OPS: dict[str, Op[Any, Any]] = {}
 """Every op of the contract by name, in the order in which the op files are imported."""
 
 
+def _refuse_taken(requirements: Iterable[str]) -> None:
+    taken = {key for other in OPS.values() for key in other.requirements}
+    if clash := taken & set(requirements):
+        raise ValueError(f"requirements already in the contract: {sorted(clash)}")
+
+
 def op(kind: Kind, *, requirements: Mapping[str, str]) -> Callable[[Callable[P, R]], Op[P, R]]:
     """Make an op of a reference function and enter it into the contract."""
 
     def enter(reference: Callable[P, R]) -> Op[P, R]:
         made = Op(kind, requirements, reference)
-        taken = {key for other in OPS.values() for key in other.requirements}
-        clash = taken & set(requirements)
-        if made.name in OPS or clash:
-            raise ValueError(f"{made.name}: already in the contract ({sorted(clash) or 'name'})")
+        if made.name in OPS:
+            raise ValueError(f"{made.name} is already in the contract")
+        _refuse_taken(requirements)
         OPS[made.name] = made
         return made
 

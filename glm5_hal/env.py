@@ -35,9 +35,9 @@ BACKEND = Variable(
 )
 NUMERICS = Variable(
     "GLM5_HAL_NUMERICS",
+    "fast or exact",
     "fast",
-    "fast",
-    "The numeric profile.",
+    "The numeric profile: the backend's own arithmetic, or the same bits everywhere.",
 )
 SUBSTITUTE = Variable(
     "GLM5_HAL_SUBSTITUTE",
@@ -45,7 +45,13 @@ SUBSTITUTE = Variable(
     "off",
     "Run ops that the backend lacks on the CPU. Recorded in the plan; such a run claims nothing.",
 )
-VARIABLES = (BACKEND, NUMERICS, SUBSTITUTE)
+MODE = Variable(
+    "GLM5_HAL_MODE",
+    "a mode of the backend",
+    "the backend's first",
+    "One of several ways of computing the same, such as an instruction set; `doctor` lists them.",
+)
+VARIABLES = (BACKEND, NUMERICS, MODE, SUBSTITUTE)
 
 
 def read(variable: Variable, environ: Mapping[str, str] = os.environ) -> str | None:

@@ -55,6 +55,7 @@ class Plan:
         contract_version: version of the op contract.
         ops: op name to implementation.
         versions: software whose version can change a bit.
+        mode: one of the backend's modes; empty where it has none.
     """
 
     backend: str
@@ -63,6 +64,7 @@ class Plan:
     contract_version: int
     ops: Mapping[str, Implementation]
     versions: Mapping[str, str]
+    mode: str = ""
 
     @property
     def substituted(self) -> tuple[str, ...]:
@@ -75,6 +77,7 @@ class Plan:
             "backend": self.backend,
             "index": self.index,
             "numerics": self.numerics.value,
+            "mode": self.mode,
             "contract_version": self.contract_version,
             "ops": {name: dataclasses.asdict(impl) for name, impl in self.ops.items()},
             "versions": dict(self.versions),
@@ -93,9 +96,14 @@ def hash_of(plan: Mapping[str, object]) -> str:
 
 
 def make_plan(
-    backend: type[Backend], index: int, numerics: Numerics, *, substitute: bool = False
+    backend: type[Backend],
+    index: int,
+    numerics: Numerics,
+    *,
+    substitute: bool = False,
+    mode: str | None = None,
 ) -> Plan:
-    """Decide which implementation answers each op of `backend`."""
+    """Decide which implementation answers each op of `backend`, the class for the profile."""
     chosen = {}
     for name, op in OPS.items():
         method = getattr(backend, name)
@@ -125,6 +133,7 @@ def make_plan(
                 **backend.versions(),
             }
         ),
+        mode=mode or next(iter(backend.modes()), ""),
     )
 
 
@@ -178,7 +187,9 @@ def resolve(
             f"so the index is 0 to {count - 1}"
         )
     profile = _profile(numerics or env.read(env.NUMERICS, environ), cls)
-    return make_plan(cls, choice.index, profile, substitute=_substitute(environ)), cls
+    cls = cls.in_profile(profile)
+    substitute, mode = _substitute(environ), _mode(environ, cls)
+    return make_plan(cls, choice.index, profile, substitute=substitute, mode=mode), cls
 
 
 def _profile(text: str | None, cls: type[Backend]) -> Numerics:
@@ -189,6 +200,14 @@ def _profile(text: str | None, cls: type[Backend]) -> Numerics:
             f"{env.NUMERICS.name}={text}: backend {cls.name!r} offers {', '.join(offered)}"
         )
     return Numerics(text)
+
+
+def _mode(environ: Mapping[str, str], cls: type[Backend]) -> str | None:
+    mode = env.read(env.MODE, environ)
+    if mode is not None and mode not in cls.modes():
+        known = f"its modes are {', '.join(cls.modes())}" if cls.modes() else "it has no modes"
+        raise SelectionError(f"{env.MODE.name}={mode}: backend {cls.name!r}: {known}")
+    return mode
 
 
 def _substitute(environ: Mapping[str, str]) -> bool:

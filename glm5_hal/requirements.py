@@ -2,6 +2,7 @@
 
 import glm5_hal.ops  # noqa: F401 - fills OPS
 from glm5_hal.contract import OPS, Requirement
+from glm5_hal.levels import Numerics
 
 _GENERAL = {
     "RUN-1": "The same call gives the same bytes again in one process.",
@@ -28,8 +29,35 @@ _GENERAL = {
     "MODEL-7": "Sampled tokens depend on seed, sequence and position and on nothing else.",
 }
 
-GENERAL = {key: Requirement(key, text) for key, text in _GENERAL.items()}
-"""Requirements of every op (RUN, GUARD) and of the whole model (MODEL)."""
+_EXACT = {
+    "EXACT-FIXED-1": "Fixing a vector with n digits: e is the smallest exponent with all |x| < 2^e, "
+    "X = round(x * 2^(8n - 2 - e)), to nearest, ties to even. |X| = 2^(8n - 2) occurs.",
+    "EXACT-FIXED-2": "Subnormal elements of a vector count as zero; a vector of zeros has e = -126.",
+    "EXACT-SUM-1": "Sums of products of fixed vectors are exact for up to 131,071 products: no "
+    "pair of digits is dropped, nothing is rounded, wraps or saturates on the way.",
+    "EXACT-ROUND-1": "A sum S is rounded once to float32, to nearest, ties to even; then scaled by "
+    "2^(ex + ey - bits); then rounded to the output dtype.",
+    "EXACT-NAN-1": "NaN or Inf in a vector makes every product with it NaN, of the bit pattern "
+    "0x7FC00000 (bfloat16: 0x7FC0); a finite product beyond float32 is infinite.",
+    "EXACT-READ-1": "Operands of elementwise operations below 2^-50 in magnitude read as +0.",
+    "EXACT-WRITE-1": "Results below 2^-100 in magnitude, and zeros of either sign, are +0.",
+    "EXACT-ROUNDING-1": "float32 additions and multiplications round to nearest, ties to even, one "
+    "by one: none is contracted into a fused multiply-add.",
+    "EXACT-DIVIDE-1": "Quotients are the float32 nearest to a / b, roots the nearest to sqrt(x).",
+    "EXACT-EXP-1": "exp(x) for x <= 0: n = round(x * LOG2_E), r = (x - n * LN_2_HIGH) - "
+    "n * LN_2_LOW, (1 + r * p(r)) * 2^n, p by Horner's rule; +0 below -80.",
+    "EXACT-EXP2-1": "exp2(f) for f in [-1/2, 1/2]: 1 + f * q(f), q by Horner's rule.",
+    "EXACT-SIGMOID-1": "sigmoid(x): s = exp(-|x|), t = 1 / (s + 1); t for x >= 0, else s * t.",
+    "EXACT-MODES-1": "Every instruction set and tile shape that a backend can be told to use gives "
+    "the same bytes.",
+    "EXACT-BYTES-1": "The whole model's logits and sampled tokens have the recorded digest.",
+}
+
+GENERAL = {
+    **{key: Requirement(key, text) for key, text in _GENERAL.items()},
+    **{key: Requirement(key, text, Numerics.EXACT) for key, text in _EXACT.items()},
+}
+"""Requirements of every op (RUN, GUARD), of the exact profile (EXACT), of the model (MODEL)."""
 
 REQUIREMENTS: dict[str, Requirement] = {
     **{key: req for op in OPS.values() for key, req in op.requirements.items()},

@@ -45,6 +45,8 @@ class Runtime:
     def __init__(self, plan: Plan, backend: Backend) -> None:
         self.plan = plan
         self.backend = backend
+        if plan.mode:
+            backend.use_mode(plan.mode)
         self.observers: list[Observer] = []
         self._entered = _Entered()
         self._substitute = Substitute(backend, load("cpu")()) if plan.substituted else None

@@ -15,7 +15,7 @@ class CpuBackend(Backend):
     name = "cpu"
     capabilities = Capabilities(
         dtypes=frozenset({torch.float32, torch.bfloat16}),
-        profiles=frozenset({Numerics.FAST}),
+        profiles=frozenset({Numerics.FAST, Numerics.EXACT}),
         claims=MappingProxyType(
             {
                 Numerics.FAST: frozenset(
@@ -24,6 +24,14 @@ class CpuBackend(Backend):
             }
         ),
     )
+
+    @classmethod
+    def in_profile(cls, numerics: Numerics) -> type[Backend]:
+        if numerics is Numerics.FAST:
+            return cls
+        from glm5_hal.backends.cpu.exact import exact_backend
+
+        return exact_backend()
 
     @classmethod
     def is_available(cls) -> tuple[bool, str]:

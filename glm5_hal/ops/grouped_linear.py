@@ -6,6 +6,7 @@ from typing import Annotated
 from torch import Tensor
 
 from glm5_hal.contract import ACT, FLOAT, I32, Array, Kind, op
+from glm5_hal.exact import ACTIVATION_DIGITS, contract, digits_of, fixed
 from glm5_hal.handles import Weight
 
 
@@ -29,4 +30,19 @@ def grouped_linear(
     bounds = offsets.tolist()
     for expert, (start, end) in enumerate(itertools.pairwise(bounds)):
         out[start:end] = (x[start:end].double() @ w.tensor[expert].double().T).to(x.dtype)
+    return out
+
+
+@grouped_linear.exact(
+    requirements={
+        "GROUPED-LINEAR-EXACT-1": "As LINEAR-EXACT-1, each row with its expert's matrix.",
+    }
+)
+def fixed_point(x: Tensor, w: Weight, offsets: Tensor) -> Tensor:
+    """One exact sum per element."""
+    out = x.new_empty(x.shape[0], w.shape[1])
+    digits = digits_of(w.dtype)
+    for expert, (start, end) in enumerate(itertools.pairwise(offsets.tolist())):
+        rows = fixed(x[start:end], ACTIVATION_DIGITS)
+        out[start:end] = contract(rows, fixed(w.tensor[expert], digits)).to(x.dtype)
     return out

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from glm5_hal.contract import ACT, FLOAT, Array, Kind, op
+from glm5_hal.exact import ACTIVATION_DIGITS, contract, digits_of, fixed
 from glm5_hal.handles import Weight
 
 
@@ -23,3 +24,16 @@ def head_linear(
 ) -> Annotated[Tensor, Array("T H N", ACT)]:
     """Per-head ``x[:, h] @ w[h].T`` for x [T, H, K] and w [H, N, K]; result [T, H, N]."""
     return torch.einsum("thk,hnk->thn", x.double(), w.tensor.double()).to(x.dtype)
+
+
+@head_linear.exact(
+    requirements={
+        "HEAD-LINEAR-EXACT-1": "As LINEAR-EXACT-1 per head: x[t, h] and w[h, n] are vectors of "
+        "their own, each with its own exponent.",
+    }
+)
+def fixed_point(x: Tensor, w: Weight) -> Tensor:
+    """One exact sum per element."""
+    query = fixed(x.transpose(0, 1), ACTIVATION_DIGITS)  # [H, T, K]
+    product = contract(query, fixed(w.tensor, digits_of(w.dtype)))  # [H, T, N]
+    return product.transpose(0, 1).to(x.dtype).contiguous()

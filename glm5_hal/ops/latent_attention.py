@@ -6,7 +6,23 @@ import torch
 from torch import Tensor
 
 from glm5_hal.contract import ACT, I32, Array, Kind, op
+from glm5_hal.exact import (
+    ACTIVATION_DIGITS,
+    Fixed,
+    contract,
+    digits_of,
+    divide,
+    exact_sums,
+    exp2_fraction,
+    fixed,
+    power,
+    write,
+)
 from glm5_hal.handles import Cache, PagedContext
+
+LOG2_E = float.fromhex("0x1.71547652b82fep+0")
+CLAMP = 2.0**20
+"""Scores beyond it are cut in the exact profile: their powers of two differ by more than that."""
 
 
 @op(
@@ -49,3 +65,63 @@ def latent_attention(
         weights = torch.softmax(query[token] @ rows.T * scale, dim=-1)  # [H, S]
         out[token] = (weights @ rows[:, :latent]).to(out.dtype)
     return out
+
+
+@latent_attention.exact(
+    requirements={
+        "ATTENTION-EXACT-1": "q_latent and c_s, q_rope and r_s are four vectors with exponents of "
+        "their own: queries fixed with 3 digits, cached parts with 2 (bfloat16) or 3 (float32). "
+        "s = (q_latent . c_s + q_rope . r_s) * f, products as in LINEAR-EXACT-1, then one "
+        "float32 addition and one multiplication by f = scale * log2(e), rounded to float32; "
+        "s is clamped to [-2^20, 2^20]. A score that is not finite makes the result NaN for that "
+        "token and head.",
+        "ATTENTION-EXACT-2": "a = round(s), p = exp2(s - a) as in EXACT-EXP2-1. With e_s the "
+        "exponent of c_s: M = max a, G = max (a + e_s) over the visible rows. "
+        "P_s = round(p * 2^(a - M + 23)) and W_s = round(p * 2^(a + e_s - G + 21)) are integers.",
+        "ATTENTION-EXACT-3": "N = sum of W_s * C_s over the visible rows with C_s the integers of "
+        "c_s, and L = sum of P_s: exact, so in any order and any split. The result is "
+        "write((N * (1 / L)) * 2^(G - M + 2 - bits)), N and L rounded to float32, the reciprocal "
+        "and the product rounded, bits = 14 (bfloat16) or 22 (float32).",
+    }
+)
+def fixed_point(
+    q_latent: Tensor,
+    q_rope: Tensor,
+    cache: Cache,
+    context: PagedContext,
+    scale: float,
+    indices: Tensor | None = None,
+) -> Tensor:
+    """Two passes: integer maxima, then integer sums. Nothing is rescaled on the way."""
+    latent = q_latent.shape[-1]
+    digits = digits_of(cache.dtype)
+    factor = torch.tensor(scale * LOG2_E)
+    out = torch.empty_like(q_latent)
+    for token in range(q_latent.shape[0]):
+        rows = cache.tensor[context.slots(token, cache.page_size, indices)]
+        if not rows.shape[0]:
+            out[token] = 0.0
+            continue
+        queries = [fixed(q[token], ACTIVATION_DIGITS) for q in (q_latent, q_rope)]
+        content, turned = (fixed(part, digits) for part in (rows[:, :latent], rows[:, latent:]))
+        scores = contract(queries[0], content) + contract(queries[1], turned)  # [H, S]
+        finite = scores.isfinite().all(-1) & content.finite.all()
+        scores = torch.where(scores.isnan(), 0.0, scores * factor).clamp(-CLAMP, CLAMP)
+        whole = torch.round(scores)
+        part = exp2_fraction(scores - whole).double()
+        whole = whole.long()
+        lifted = whole + content.exponent
+        top, top_lifted = whole.amax(-1, keepdim=True), lifted.amax(-1, keepdim=True)
+        mass = _scaled(part, whole - top + 23).sum(-1, keepdim=True).long()
+        weights = Fixed(_scaled(part, lifted - top_lifted + 21), top_lifted, finite, 3)
+        columns = Fixed(content.integers.mT, content.exponent, content.finite, digits)
+        sums = exact_sums(weights, columns).float()  # [H, C]
+        value = sums * divide(torch.ones(()), mass.float())
+        value = value.double() * power(top_lifted - top + 2 - content.bits)
+        out[token] = write(torch.where(finite.unsqueeze(-1), value, torch.nan), out.dtype)
+    return out
+
+
+def _scaled(part: Tensor, exponent: Tensor) -> Tensor:
+    """round(part * 2^exponent) for parts below 2: whole numbers in float64."""
+    return torch.round(part * power(exponent.clamp(min=-2)))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from glm5_hal.contract import ACT, FLOAT, Array, Kind, op
+from glm5_hal.exact import ACTIVATION_DIGITS, contract, digits_of, fixed
 from glm5_hal.handles import Weight
 
 
@@ -30,3 +31,16 @@ def linear(
 ) -> Annotated[Tensor, Array("T N", FLOAT)]:
     """``x @ w.T`` for x [T, K] and w [N, K]; result [T, N] in `out_dtype` (default: x's)."""
     return (x.double() @ w.tensor.double().T).to(out_dtype or x.dtype)
+
+
+@linear.exact(
+    requirements={
+        "LINEAR-EXACT-1": "Rows of x are fixed with 3 digits, rows of w with 2 (bfloat16) or 3 "
+        "(float32); y[t, n] is their exact sum of products, rounded once to float32 and then to "
+        "the output dtype.",
+    }
+)
+def fixed_point(x: Tensor, w: Weight, out_dtype: torch.dtype | None = None) -> Tensor:
+    """One exact sum per element."""
+    product = contract(fixed(x, ACTIVATION_DIGITS), fixed(w.tensor, digits_of(w.dtype)))
+    return product.to(out_dtype or x.dtype)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from glm5_hal.contract import ACT, F32, I32, Array, Kind, op
+from glm5_hal.exact import read, write
 
 
 @op(
@@ -29,3 +30,24 @@ def moe_combine(
     per_slot: Tensor = by_slot.double().unflatten(0, weights.shape)  # [T, k, D]
     total = (per_slot * weights.double().unsqueeze(-1)).sum(1)
     return (total if shared is None else total + shared.double()).to(rows.dtype)
+
+
+@moe_combine.exact(
+    requirements={
+        "COMBINE-EXACT-1": "acc = +0; for each slot in order acc = acc + read(row) * read(weight), "
+        "product and sum each rounded to float32; then acc + read(shared); y = write(acc).",
+    }
+)
+def fixed_point(
+    rows: Tensor, slots: Tensor, weights: Tensor, shared: Tensor | None = None
+) -> Tensor:
+    """A chain of float32 operations in slot order."""
+    k = weights.shape[1]
+    by_slot = torch.empty_like(rows)
+    by_slot[slots.long()] = rows
+    total = rows.new_zeros(weights.shape[0], rows.shape[1], dtype=torch.float32)
+    for slot in range(k):
+        total = total + read(by_slot[slot::k]) * read(weights[:, slot : slot + 1])
+    if shared is not None:
+        total = total + read(shared)
+    return write(total, rows.dtype)

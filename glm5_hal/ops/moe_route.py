@@ -6,7 +6,11 @@ import torch
 from torch import Tensor
 
 from glm5_hal.contract import F32, I32, Array, Kind, op
+from glm5_hal.exact import divide, read, sigmoid, write
 from glm5_hal.handles import Weight
+
+TINY_TOTAL = 1e-20
+"""Added to the sum of the chosen scores, as in the published code."""
 
 
 def _best(keys: Tensor, k: int) -> Tensor:
@@ -45,13 +49,51 @@ def moe_route(
     scores = torch.sigmoid(logits.double()).float()
     choice = scores + bias.tensor
     if n_group > 1:
-        groups = choice.unflatten(1, (n_group, -1))  # [T, G, E / G]
-        best = _best(groups.topk(2, dim=-1).values.sum(-1), topk_group)
-        kept = torch.zeros(groups.shape[:2], dtype=torch.bool, device=logits.device)
-        kept.scatter_(1, best, torch.ones_like(best, dtype=torch.bool))
-        choice = groups.masked_fill(~kept.unsqueeze(-1), -torch.inf).flatten(1)
+        choice = _in_groups(choice, n_group, topk_group)
     ids = _best(choice, k)
     weights = scores.gather(1, ids).double()
     if normalize:
-        weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
+        weights = weights / (weights.sum(-1, keepdim=True) + TINY_TOTAL)
     return ids.int(), (weights * scale).float()
+
+
+@moe_route.exact(
+    requirements={
+        "ROUTE-EXACT-1": "s = read(sigmoid(logit)), chosen by s + read(bias); a group's score is "
+        "the rounded sum of its two largest.",
+        "ROUTE-EXACT-2": "total = the chosen s added in slot order from +0; "
+        "weight = write((s / (total + 1e-20)) * scale), or write(s * scale) without normalize.",
+    }
+)
+def fixed_point(
+    logits: Tensor,
+    bias: Weight,
+    k: int,
+    n_group: int,
+    topk_group: int,
+    normalize: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """One sigmoid per expert, then comparisons and a short chain of float32 operations."""
+    scores = read(sigmoid(logits))
+    choice = scores + read(bias.tensor)
+    if n_group > 1:
+        choice = _in_groups(choice, n_group, topk_group)
+    ids = _best(choice, k)
+    weights = scores.gather(1, ids)
+    if normalize:
+        total = torch.zeros_like(weights[:, 0])
+        for slot in range(k):
+            total = total + weights[:, slot]
+        weights = divide(weights, (total + TINY_TOTAL).unsqueeze(1))
+    return ids.int(), write(weights * torch.tensor(scale), torch.float32)
+
+
+def _in_groups(choice: Tensor, n_group: int, topk_group: int) -> Tensor:
+    """-Inf for the experts of all but the best groups."""
+    groups: Tensor = choice.unflatten(1, (n_group, -1))  # [T, G, E / G]
+    top = torch.sort(groups, dim=-1, descending=True).values
+    best = _best(top[..., 0] + top[..., 1], topk_group)
+    kept = torch.zeros(groups.shape[:2], dtype=torch.bool, device=choice.device)
+    kept.scatter_(1, best, torch.ones_like(best, dtype=torch.bool))
+    return groups.masked_fill(~kept.unsqueeze(-1), -torch.inf).flatten(1)

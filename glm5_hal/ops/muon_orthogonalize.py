@@ -2,9 +2,21 @@
 
 from typing import Annotated
 
+import torch
 from torch import Tensor
 
 from glm5_hal.contract import FLOAT, Array, Kind, op
+from glm5_hal.exact import (
+    ACTIVATION_DIGITS,
+    contract,
+    divide,
+    fixed,
+    power,
+    read,
+    square_root,
+    square_sum,
+    write,
+)
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Quintic a, b, c of the Muon write-up (K. Jordan 2024), used by Moonlight (2502.16982)."""
@@ -37,3 +49,47 @@ def muon_orthogonalize(
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
     return (x.mT if tall else x).to(g.dtype)
+
+
+@muon_orthogonalize.exact(
+    requirements={
+        "MUON-EXACT-1": "With e the exponent of the largest magnitude of the matrix (wide form), "
+        "g' = g * 2^-e. Rows of g' are fixed with 3 digits; their sums of squares, rounded to "
+        "float32 with their exponents, are one vector fixed with 3 digits, whose exact sum, "
+        "rounded to float32, is the squared norm. X = read(g') * (1 / root(squared norm)).",
+        "MUON-EXACT-2": "A step: A = X X^T and A A by exact sums of rows fixed with 3 digits; "
+        "B = read(b) * read(A) + read(c) * read(A A); B X by exact sums of B's rows and X's "
+        "columns, fixed with 3 digits; X = a * read(X) + B X. Products and sums are rounded one "
+        "by one, a, b, c to float32.",
+        "MUON-EXACT-3": "NaN or Inf in a matrix makes all of its result NaN.",
+    }
+)
+def fixed_point(g: Tensor, steps: int = 5) -> Tensor:
+    """Newton-Schulz on exact products, one matrix at a time."""
+    return torch.stack([_one(matrix, steps) for matrix in g]) if g.shape[0] else g.clone()
+
+
+def _one(g: Tensor, steps: int) -> Tensor:
+    a, b, c = (torch.tensor(value) for value in COEFFICIENTS)
+    tall = g.shape[0] > g.shape[1]
+    whole = fixed(g.flatten(), ACTIVATION_DIGITS)
+    if not bool(whole.finite):
+        return torch.full_like(g, torch.nan)
+    if not whole.integers.any():
+        return torch.zeros_like(g)
+    wide = ((g.mT if tall else g).double() * power(-whole.exponent)).float()
+    rows = fixed(wide, ACTIVATION_DIGITS)
+    squares = (square_sum(rows).float().double() * power(2 * (rows.exponent - rows.bits))).float()
+    parts = fixed(squares, ACTIVATION_DIGITS)
+    total = parts.integers.sum().long().float().double() * power(parts.exponent - parts.bits)
+    x = read(wide) * divide(torch.ones(()), square_root(total.float()))
+    for _ in range(steps):
+        gram = _times(x, x)
+        mixed = b * read(gram) + c * read(_times(gram, gram))
+        x = a * read(x) + _times(mixed, x.mT)
+    return write(x.mT if tall else x, g.dtype).contiguous()
+
+
+def _times(x: Tensor, y: Tensor) -> Tensor:
+    """Rows of x with rows of y, by exact sums."""
+    return contract(fixed(x, ACTIVATION_DIGITS), fixed(y, ACTIVATION_DIGITS))

@@ -6,6 +6,17 @@ import torch
 from torch import Tensor
 
 from glm5_hal.contract import ACT, F32, Array, Kind, op
+from glm5_hal.exact import (
+    ACTIVATION_DIGITS,
+    Fixed,
+    divide,
+    fixed,
+    power,
+    read,
+    square_root,
+    square_sum,
+    write,
+)
 from glm5_hal.handles import Weight
 
 
@@ -34,3 +45,29 @@ def rms_norm(
     wide = h.double()
     scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
     return (wide * scale * w.tensor.double()).to(x.dtype), h
+
+
+@rms_norm.exact(
+    requirements={
+        "RMS-NORM-EXACT-1": "h = write(read(x) + read(residual)).",
+        "RMS-NORM-EXACT-2": "Row h is fixed with 3 digits; m = (sum of squares, rounded to "
+        "float32) / D * 2^(2e - 44); r = 1 / root(m + eps); y = (read(h) * r) * read(w).",
+    }
+)
+def fixed_point(
+    x: Tensor, w: Weight, eps: float, residual: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The mean square by an exact sum; everything else element by element."""
+    h = x if residual is None else write(read(x) + read(residual), x.dtype)
+    rows = fixed(h, ACTIVATION_DIGITS)
+    mean = divide(square_sum(rows).float(), torch.tensor(float(h.shape[-1])))
+    scale = inverse_deviation(mean, rows, rows.exponent, eps)
+    return write((read(h) * scale) * read(w.tensor), x.dtype), h
+
+
+def inverse_deviation(mean: Tensor, rows: Fixed, exponent: Tensor, eps: float) -> Tensor:
+    """1 / sqrt(mean * 2^(2 exponent - 2 bits) + eps) as a column; NaN for rows that are not."""
+    square = write(mean.double() * power(2 * (exponent - rows.bits)), torch.float32)
+    root = square_root(square + torch.tensor(eps))
+    value = divide(torch.ones_like(root), root)
+    return torch.where(rows.finite, value, torch.nan).unsqueeze(-1)

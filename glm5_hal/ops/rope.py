@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from glm5_hal.contract import ACT, F32, I32, Array, Kind, op
+from glm5_hal.exact import read, write
 from glm5_hal.handles import Weight
 
 
@@ -41,3 +42,19 @@ def rope(
         a, b = wide.chunk(2, dim=-1)
         turned = torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
     return turned.to(x.dtype)
+
+
+@rope.exact(
+    requirements={
+        "ROPE-EXACT-1": "(write(a' cos' - b' sin'), write(b' cos' + a' sin')) with primes for "
+        "read(): two products, each rounded, then their difference or sum, rounded.",
+    }
+)
+def fixed_point(x: Tensor, positions: Tensor, table: Weight, interleaved: bool) -> Tensor:
+    """Three float32 operations per element."""
+    cos, sin = read(table.tensor[positions.long()]).unsqueeze(1).chunk(2, dim=-1)
+    wide = read(x)
+    a, b = (wide[..., 0::2], wide[..., 1::2]) if interleaved else wide.chunk(2, dim=-1)
+    turned = (a * cos - b * sin, b * cos + a * sin)
+    joined = torch.stack(turned, dim=-1).flatten(-2) if interleaved else torch.cat(turned, dim=-1)
+    return write(joined, x.dtype)

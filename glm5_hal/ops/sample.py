@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from glm5_hal.contract import F32, I32, Array, Kind, op
+from glm5_hal.exact import READ, divide, exp
 
 DRAW_BITS = 24
 """A draw is an integer in [0, 2^24): exact in float32."""
@@ -42,3 +43,45 @@ def sample(
     place = (mass <= target).sum(-1, keepdim=True).clamp(max=logits.shape[1] - 1)
     drawn = order.gather(1, place).squeeze(1)
     return torch.where(temperature > 0, drawn, greedy).int()
+
+
+@sample.exact(
+    requirements={
+        "SAMPLE-EXACT-1": "P = round(exp((logit - largest logit) / temperature) * 2^24), difference "
+        "and quotient rounded to float32: integers. Temperatures below 2^-50 count as 0, and so "
+        "does that of a row that holds NaN or +Inf, or nothing but -Inf.",
+        "SAMPLE-EXACT-2": "Ids stand by P descending, then id ascending. With F the sum of all P: "
+        "kept are those before which less than top_p * F has accumulated (top_p as "
+        "round(top_p * 2^24) / 2^24), and always the first; with K their sum, the id is the first "
+        "whose accumulated P exceeds K * (2 draw + 1) / 2^25. All of it in integers.",
+    }
+)
+def fixed_point(logits: Tensor, temperature: Tensor, top_p: Tensor, draws: Tensor) -> Tensor:
+    """Integer weights, summed and compared exactly. Rows are taken one at a time."""
+    rows = [
+        _draw(row, heat, limit, draw) if heat >= READ and _drawable(row) else _greedy(row)
+        for row, heat, limit, draw in zip(
+            logits, temperature, top_p.tolist(), draws.tolist(), strict=True
+        )
+    ]
+    return torch.tensor(rows, dtype=torch.int32, device=logits.device)
+
+
+def _drawable(row: Tensor) -> bool:
+    return bool((row < torch.inf).all() and (row > -torch.inf).any())
+
+
+def _greedy(row: Tensor) -> int:
+    return int(torch.sort(row, descending=True, stable=True).indices[0])
+
+
+def _draw(row: Tensor, temperature: Tensor, top_p: float, draw: int) -> int:
+    weights = exp(divide(row - row.max(), temperature))
+    weights = torch.round(weights.double() * 2.0**DRAW_BITS).long()
+    weights, order = torch.sort(weights, descending=True, stable=True)
+    mass = weights.cumsum(0)
+    limit = round(top_p * 2**DRAW_BITS) * int(mass[-1])  # 2^24 times the mass to accumulate
+    first = -(-limit // 2**DRAW_BITS)  # less than limit / 2^24 is less than its ceiling
+    last = max(int(((mass - weights) < first).sum()), 1) - 1
+    target = int(mass[last]) * (2 * draw + 1) // 2 ** (DRAW_BITS + 1)
+    return int(order[int((mass <= target).sum())])

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from glm5_hal.contract import ACT, Array, Kind, op
+from glm5_hal.exact import read, sigmoid, write
 
 
 @op(
@@ -26,3 +27,15 @@ def swiglu(
     """
     gate, up = gate_up.double().chunk(2, dim=-1)
     return (torch.nn.functional.silu(gate) * up).to(gate_up.dtype)
+
+
+@swiglu.exact(
+    requirements={
+        "SWIGLU-EXACT-1": "y = write((read(g) * sigmoid(read(g))) * read(u)), sigmoid as in "
+        "EXACT-SIGMOID-1.",
+    }
+)
+def fixed_point(gate_up: Tensor) -> Tensor:
+    """One exponential, one division and three products per element."""
+    gate, up = read(gate_up).chunk(2, dim=-1)
+    return write((gate * sigmoid(gate)) * up, gate_up.dtype)

@@ -1,0 +1,9 @@
+"""Which class answers in the exact profile on this machine."""
+
+from glm5_hal import Backend
+from glm5_hal.backends.cpu.portable import CpuPortable
+
+
+def exact_backend() -> type[Backend]:
+    """The compiled kernels where they were built, else plain torch."""
+    return CpuPortable

@@ -1,0 +1,45 @@
+"""The exact profile in plain torch: the definitions themselves, for machines without a compiler."""
+
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from glm5_hal import Backend, Capabilities, Level, Numerics, Weight, WeightRole
+from glm5_hal.definitions import defined
+
+CLAIMS = frozenset(Level) - {Level.TRAIN_ROLLOUT, Level.DEVICE_TO_DEVICE}
+
+
+class _Plain(Backend):
+    """Plain tensors on the host."""
+
+    name = "cpu"
+    capabilities = Capabilities(
+        dtypes=frozenset({torch.float32, torch.bfloat16}),
+        profiles=frozenset({Numerics.FAST, Numerics.EXACT}),
+        claims=MappingProxyType({Numerics.EXACT: CLAIMS}),
+        unsupported=MappingProxyType(
+            {"mla_expanded": "the exact profile is defined on the absorbed form"}
+        ),
+    )
+
+    @classmethod
+    def is_available(cls) -> tuple[bool, str]:
+        return True, f"{torch.get_num_threads()} threads, plain torch"
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    @classmethod
+    def versions(cls) -> dict[str, str]:
+        return {"torch": torch.__version__, "kernels": "none"}
+
+    def prepare_weight(self, role: WeightRole, tensor: Tensor) -> Weight:
+        kept = tensor.contiguous()
+        return Weight(role, tuple(kept.shape), kept.dtype, kept)
+
+
+CpuPortable = defined(_Plain, "CpuPortable", Numerics.EXACT)
+"""Every op by its definition."""
