@@ -19,7 +19,8 @@ from torch import Tensor
 from glm5_hal import ops
 from glm5_hal.contract import CONTRACT_VERSION, OPS, Kind
 from glm5_hal.errors import BackendDefinitionError, Unsupported
-from glm5_hal.handles import Cache, PagedContext, Weight, WeightRole
+from glm5_hal.exact import digits_of, fixed
+from glm5_hal.handles import Cache, PagedContext, RowShard, Weight, WeightRole
 from glm5_hal.levels import Level, Numerics
 
 
@@ -70,6 +71,8 @@ class Backend:
     name: ClassVar[str]
     capabilities: ClassVar[Capabilities]
     aliases: ClassVar[tuple[str, ...]] = ()
+    collectives: ClassVar[str] = "gloo"
+    """Name of the torch.distributed backend that moves its tensors between ranks."""
 
     def __init__(self, index: int = 0) -> None:
         self.index = index
@@ -139,6 +142,13 @@ class Backend:
     def prepare_weight(self, role: WeightRole, tensor: Tensor) -> Weight:
         """Take a host parameter once, at load. The default keeps a copy on the device."""
         return Weight(role, tuple(tensor.shape), tensor.dtype, self.to_device(tensor))
+
+    def prepare_shard(self, tensor: Tensor, start: int, stop: int) -> Weight:
+        """Take the columns [start, stop) of a linear weight [N, K] whose others lie elsewhere."""
+        rows = fixed(tensor, digits_of(tensor.dtype))
+        columns = self.to_device(tensor[:, start:stop].contiguous())
+        shard = RowShard(columns, self.to_device(rows.exponent), self.to_device(rows.finite))
+        return Weight(WeightRole.SHARD, tuple(columns.shape), tensor.dtype, shard)
 
     def allocate_cache(self, pages: int, page_size: int, width: int, dtype: torch.dtype) -> Cache:
         """Storage for pages * page_size rows of `width` values; contents undefined."""
@@ -280,6 +290,17 @@ class Backend:
         indices: Tensor | None = None,
     ) -> Tensor:
         self._missing("mla_expanded")
+
+    def row_exponents(self, x: Tensor) -> Tensor:
+        self._missing("row_exponents")
+
+    def linear_limbs(self, x: Tensor, w: Weight, exponents: Tensor) -> Tensor:
+        self._missing("linear_limbs")
+
+    def linear_from_limbs(
+        self, limbs: Tensor, exponents: Tensor, w: Weight, out_dtype: torch.dtype
+    ) -> Tensor:
+        self._missing("linear_from_limbs")
 
 
 def _definition_problems(cls: type[Backend]) -> list[str]:

@@ -198,6 +198,7 @@ class Op(Generic[P, R]):
     Attributes:
         name: the name, which is also the backend's method name.
         kind: primitive, composite or optional.
+        profile: the only profile that it exists in; None: every one.
         requirements: id to requirement, in order.
         signature: names, kinds and defaults of the parameters.
         reference: the body of the op file: plain torch, the definition up to rounding.
@@ -206,12 +207,17 @@ class Op(Generic[P, R]):
     """
 
     def __init__(
-        self, kind: Kind, requirements: Mapping[str, str], reference: Callable[P, R]
+        self,
+        kind: Kind,
+        requirements: Mapping[str, str],
+        reference: Callable[P, R],
+        profile: Numerics | None = None,
     ) -> None:
         self.name = reference.__name__
         self.kind = kind
+        self.profile = profile
         self.requirements = MappingProxyType(
-            {key: Requirement(key, text) for key, text in requirements.items()}
+            {key: Requirement(key, text, profile) for key, text in requirements.items()}
         )
         self.signature = inspect.signature(reference)
         self.reference = reference
@@ -377,11 +383,16 @@ def _refuse_taken(requirements: Iterable[str]) -> None:
         raise ValueError(f"requirements already in the contract: {sorted(clash)}")
 
 
-def op(kind: Kind, *, requirements: Mapping[str, str]) -> Callable[[Callable[P, R]], Op[P, R]]:
-    """Make an op of a reference function and enter it into the contract."""
+def op(
+    kind: Kind, *, requirements: Mapping[str, str], profile: Numerics | None = None
+) -> Callable[[Callable[P, R]], Op[P, R]]:
+    """Make an op of a reference function and enter it into the contract.
+
+    An op of one `profile` exists in no other.
+    """
 
     def enter(reference: Callable[P, R]) -> Op[P, R]:
-        made = Op(kind, requirements, reference)
+        made = Op(kind, requirements, reference, profile)
         if made.name in OPS:
             raise ValueError(f"{made.name} is already in the contract")
         _refuse_taken(requirements)

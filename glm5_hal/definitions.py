@@ -1,11 +1,11 @@
-"""The definitions of the ops as a backend's methods: slow, and right in the sense of the contract."""
+"""The definitions of the ops as the methods of a backend: slow, and right by definition."""
 
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 from glm5_hal.backend import Backend
-from glm5_hal.contract import OPS, Kind
+from glm5_hal.contract import OPS, Kind, Op
 from glm5_hal.levels import Numerics
 
 
@@ -20,21 +20,25 @@ def defined(base: type[Backend], name: str, numerics: Numerics) -> type[Backend]
         name: of the class.
         numerics: the profile.
     """
-    exact = numerics is Numerics.EXACT
-    chosen = [op for op in OPS.values() if not exact or op.exact_rule or op.kind is Kind.PRIMITIVE]
-    made = {op.name: _method(name, op.name, op.definition(numerics)) for op in chosen}
+    made = {op.name: _method(op, numerics) for op in OPS.values() if _is_defined(op, numerics)}
     return type(name, (base,), {"__module__": base.__module__, **made})
 
 
-def _method(cls: str, name: str, definition: Callable[..., Any]) -> Callable[..., Any]:
+def _is_defined(op: Op[..., Any], numerics: Numerics) -> bool:
+    if op.profile is not None:
+        return op.profile is numerics
+    return numerics is Numerics.FAST or op.kind is Kind.PRIMITIVE or op.exact_rule is not None
+
+
+def _method(op: Op[..., Any], numerics: Numerics) -> Callable[..., Any]:
     """A definition as a method with the signature of its op."""
+    definition = op.definition(numerics)
 
     def method(self: Backend, *args: Any, **kwargs: Any) -> Any:
         return definition(*args, **kwargs)
 
     own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = [own, *OPS[name].signature.parameters.values()]
+    parameters = [own, *op.signature.parameters.values()]
     method.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    method.__qualname__ = f"{cls}.{name}"
-    method.__module__ = definition.__module__
+    method.__module__, method.__qualname__ = definition.__module__, definition.__qualname__
     return method

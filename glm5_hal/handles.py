@@ -23,8 +23,25 @@ class WeightRole(enum.Enum):
     """[E, N, K], one matrix an expert."""
     VECTOR = "vector"
     """[D], float32: norm weights and biases, the router's correction bias."""
+    SHARD = "shard"
+    """[N, k], the columns of a linear weight [N, K] that one of several ranks holds."""
     ROPE_TABLE = "rope_table"
     """[P, R] float32: cosines of a position's R/2 angles, then their sines."""
+
+
+@dataclass(frozen=True)
+class RowShard:
+    """Columns of a linear weight, and what must be known of its whole rows.
+
+    Attributes:
+        columns: [N, k], this rank's.
+        exponents: [N] int64, of the whole rows, as EXACT-FIXED-1 says.
+        finite: [N] bool, whether the whole row holds no NaN or Inf.
+    """
+
+    columns: Tensor
+    exponents: Tensor
+    finite: Tensor
 
 
 @dataclass(frozen=True)
@@ -51,6 +68,17 @@ class Weight:
             TypeError: the backend keeps another form.
         """
         if not isinstance(self.data, Tensor):
+            raise TypeError(f"this {self.role.value} weight is kept as {type(self.data).__name__}")
+        return self.data
+
+    @property
+    def shard(self) -> RowShard:
+        """The plain shard, for backends and references that keep one.
+
+        Raises:
+            TypeError: the backend keeps another form.
+        """
+        if not isinstance(self.data, RowShard):
             raise TypeError(f"this {self.role.value} weight is kept as {type(self.data).__name__}")
         return self.data
 

@@ -107,7 +107,10 @@ def make_plan(
     chosen = {}
     for name, op in OPS.items():
         method = getattr(backend, name)
-        if backend.overrides(name):
+        if op.profile not in (None, numerics):
+            reason = f"not part of the {numerics.value} profile"
+            chosen[name] = Implementation("unsupported", reason)
+        elif backend.overrides(name):
             chosen[name] = Implementation("native", f"{method.__module__}.{method.__qualname__}")
         elif op.kind is Kind.COMPOSITE:
             chosen[name] = Implementation(

@@ -30,9 +30,10 @@ _GENERAL = {
 }
 
 _EXACT = {
-    "EXACT-FIXED-1": "Fixing a vector with n digits: e is the smallest exponent with all |x| < 2^e, "
-    "X = round(x * 2^(8n - 2 - e)), to nearest, ties to even. |X| = 2^(8n - 2) occurs.",
-    "EXACT-FIXED-2": "Subnormal elements of a vector count as zero; a vector of zeros has e = -126.",
+    "EXACT-FIXED-1": "Fixing a vector with n digits: e is the smallest exponent with all "
+    "|x| < 2^e, X = round(x * 2^(8n - 2 - e)), to nearest, ties to even. |X| = 2^(8n - 2) occurs.",
+    "EXACT-FIXED-2": "Subnormal elements of a vector count as zero; a vector of zeros has "
+    "e = -126.",
     "EXACT-SUM-1": "Sums of products of fixed vectors are exact for up to 131,071 products: no "
     "pair of digits is dropped, nothing is rounded, wraps or saturates on the way.",
     "EXACT-ROUND-1": "A sum S is rounded once to float32, to nearest, ties to even; then scaled by "

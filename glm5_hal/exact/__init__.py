@@ -30,6 +30,7 @@ from glm5_hal.exact.fixed import (
     digits_of,
     exact_sums,
     fixed,
+    scaled,
     square_sum,
 )
 
@@ -48,6 +49,7 @@ __all__ = [
     "fixed",
     "power",
     "read",
+    "scaled",
     "sigmoid",
     "square_root",
     "square_sum",

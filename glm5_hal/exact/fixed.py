@@ -49,19 +49,21 @@ class Fixed:
         return 8 * self.digits - 2
 
 
-def fixed(x: Tensor, digits: int) -> Fixed:
+def fixed(x: Tensor, digits: int, exponent: Tensor | None = None) -> Fixed:
     """Vectors along the last dimension, each relative to its largest magnitude.
 
     The exponent e is the smallest with all |x| < 2^e, read from the exponent bits; subnormal
     values count as zero, and a vector of zeros has e = -126. Integers are x * 2^(bits - e), rounded
-    to nearest, ties to even.
+    to nearest, ties to even. Parts of longer vectors take the whole vector's `exponent`.
     """
     wide = x.float()
     field = (wide.view(torch.int32) >> 23) & 0xFF
     finite = (field != 0xFF).all(-1)
     wide = torch.where((field == 0) | ~finite.unsqueeze(-1), 0.0, wide)
-    largest = torch.where(wide == 0, 0, field).amax(-1) if x.shape[-1] else field.sum(-1)
-    exponent = largest.long() - 126
+    if exponent is None:
+        largest = torch.where(wide == 0, 0, field).amax(-1) if x.shape[-1] else field.sum(-1)
+        exponent = largest - 126
+    exponent = exponent.long()
     bits = 8 * digits - 2
     integers = torch.round(wide.double() * power(bits - exponent).unsqueeze(-1))
     return Fixed(integers, exponent, finite, digits)
@@ -88,9 +90,15 @@ def contract(x: Fixed, y: Fixed) -> Tensor:
     The exact sum, rounded once to 24 bits, times 2^(ex + ey - bits). NaN where either vector held
     NaN or Inf.
     """
-    scale = x.exponent.unsqueeze(-1) + y.exponent.unsqueeze(-2) - x.bits - y.bits
-    value = exact_sums(x, y).float().double() * power(scale)
+    exponent = x.exponent.unsqueeze(-1) + y.exponent.unsqueeze(-2)
     finite = x.finite.unsqueeze(-1) & y.finite.unsqueeze(-2)
+    return scaled(exact_sums(x, y), exponent, finite, x.digits, y.digits)
+
+
+def scaled(sums: Tensor, exponent: Tensor, finite: Tensor, x_digits: int, y_digits: int) -> Tensor:
+    """Sums of products as float32 values: one rounding, then a power of two."""
+    bits = 8 * (x_digits + y_digits) - 4
+    value = sums.float().double() * power(exponent - bits)
     return write(torch.where(finite, value, torch.nan), torch.float32)
 
 

@@ -15,6 +15,8 @@ from glm5_hal.ops.index_scores import index_scores
 from glm5_hal.ops.latent_attention import latent_attention
 from glm5_hal.ops.layer_norm import layer_norm
 from glm5_hal.ops.linear import linear
+from glm5_hal.ops.linear_from_limbs import linear_from_limbs
+from glm5_hal.ops.linear_limbs import linear_limbs
 from glm5_hal.ops.mla import mla
 from glm5_hal.ops.mla_expanded import mla_expanded
 from glm5_hal.ops.moe_combine import moe_combine
@@ -24,6 +26,7 @@ from glm5_hal.ops.moe_route import moe_route
 from glm5_hal.ops.muon_orthogonalize import muon_orthogonalize
 from glm5_hal.ops.rms_norm import rms_norm
 from glm5_hal.ops.rope import rope
+from glm5_hal.ops.row_exponents import row_exponents
 from glm5_hal.ops.sample import sample
 from glm5_hal.ops.swiglu import swiglu
 from glm5_hal.ops.topk import topk
@@ -39,6 +42,8 @@ __all__ = [
     "latent_attention",
     "layer_norm",
     "linear",
+    "linear_from_limbs",
+    "linear_limbs",
     "mla",
     "mla_expanded",
     "moe_combine",
@@ -48,6 +53,7 @@ __all__ = [
     "muon_orthogonalize",
     "rms_norm",
     "rope",
+    "row_exponents",
     "sample",
     "swiglu",
     "topk",
