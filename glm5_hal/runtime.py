@@ -81,6 +81,10 @@ class Runtime:
             self._substitute.adopt_weight(weight, role, tensor)
         return weight
 
+    def prepare_shard(self, tensor: Tensor, start: int, stop: int) -> Weight:
+        """`Backend.prepare_shard`."""
+        return self.backend.prepare_shard(tensor, start, stop)
+
     def allocate_cache(self, pages: int, page_size: int, width: int, dtype: torch.dtype) -> Cache:
         """`Backend.allocate_cache`, and a twin on the CPU where ops are substituted."""
         cache = self.backend.allocate_cache(pages, page_size, width, dtype)

@@ -18,6 +18,7 @@ from torch import Tensor
 from glm5_hal import Runtime, ops
 from glm5_hal.model.config import ModelConfig
 from glm5_hal.model.kv_cache import KVCache, LayerCache, Step
+from glm5_hal.model.ranks import ALONE, Ranks, row_linear, span, spans
 from glm5_hal.model.weights import Attention, Indexer, Layer, Mlp, ModelWeights, Moe
 
 INDEXER_NORM_EPS = 1e-6
@@ -65,6 +66,7 @@ class GLM5:
         runtime: answers the op calls.
         options: see `Options`.
         dtype: activation dtype.
+        ranks: among which the weights are split.
     """
 
     def __init__(
@@ -75,12 +77,14 @@ class GLM5:
         *,
         dtype: torch.dtype,
         options: Options | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.config = config
         self.weights = weights
         self.runtime = runtime
         self.dtype = dtype
         self.options = options or Options()
+        self.ranks = ranks
 
     def forward(self, step: Step, cache: KVCache, probe: Probe | None = None) -> Tensor:
         """Run the layers over the step's tokens, [T, D] normed for the head.
@@ -107,7 +111,11 @@ class GLM5:
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [T, vocabulary] float32 of normed hidden states [T, D]."""
         with self.runtime:
-            return ops.linear(hidden, self.weights.head, torch.float32)
+            logits = ops.linear(hidden, self.weights.head, torch.float32)
+        if self.ranks.size == 1:
+            return logits
+        counts = [part.stop - part.start for part in spans(self.config.vocab_size, self.ranks)]
+        return self.ranks.joined(logits.mT.contiguous(), counts).mT.contiguous()
 
     def draft(
         self,
@@ -165,7 +173,7 @@ class GLM5:
         see("attn_out", attended)
         x, h = ops.rms_norm(attended, w.post_norm, self.config.rms_norm_eps, h)
         see("post_attention_layernorm", x)
-        out = self._moe(w.mlp, x, see) if isinstance(w.mlp, Moe) else _mlp(w.mlp, x)
+        out = self._moe(w.mlp, x, see) if isinstance(w.mlp, Moe) else self._mlp(w.mlp, x)
         see("mlp_out", out)
         return out, h, selected
 
@@ -181,13 +189,10 @@ class GLM5:
     ) -> tuple[Tensor, Tensor]:
         """MLA over the selected positions: ([T, D], [T, k])."""
         config = self.config
-        eps, nope, latent = config.latent_norm_eps, config.qk_nope_head_dim, config.kv_lora_rank
+        eps, latent = config.latent_norm_eps, config.kv_lora_rank
 
         q_latent, _ = ops.rms_norm(ops.linear(x, w.q_a), w.q_a_norm, eps)
         see("q_a_layernorm", q_latent)
-        q = ops.linear(q_latent, w.q_b).unflatten(1, (config.num_attention_heads, -1))
-        q_rope = self._rope(q[..., nope:], step, config.rope_interleave)  # [T, H, R]
-
         kv = ops.linear(x, w.kv_a)  # [T, C + R]
         content, _ = ops.rms_norm(kv[:, :latent], w.kv_a_norm, eps)
         see("kv_a_layernorm", content)
@@ -200,7 +205,19 @@ class GLM5:
         if selected is None:
             raise ValueError('a "shared" layer needs the selection of a "full" layer before it')
         see("topk_indices", selected)
+        values = self._attend(w, pages, q_latent, selected, step)  # [T, H * V]
+        return row_linear(values, w.out, self.ranks), selected
 
+    def _attend(
+        self, w: Attention, pages: LayerCache, q_latent: Tensor, selected: Tensor, step: Step
+    ) -> Tensor:
+        """The heads of this rank, [T, H * V]."""
+        config, nope = self.config, self.config.qk_nope_head_dim
+        heads = w.w_uk.shape[0]
+        if not heads:
+            return q_latent.new_empty(q_latent.shape[0], 0)
+        q = ops.linear(q_latent, w.q_b).unflatten(1, (heads, -1))
+        q_rope = self._rope(q[..., nope:], step, config.rope_interleave)  # [T, H, R]
         attend = ops.mla if self.options.mla_form == "absorbed" else ops.mla_expanded
         out = attend(
             q[..., :nope],
@@ -211,8 +228,8 @@ class GLM5:
             w.w_uv,
             config.qk_head_dim**-0.5,
             selected,
-        )  # [T, H, V]
-        return ops.linear(out.flatten(1), w.out), selected
+        )
+        return out.flatten(1)
 
     def _select(
         self,
@@ -268,12 +285,33 @@ class GLM5:
         see("router_logits", logits)
         see("router_indices", ids)
         see("router_weights", weights)
-        return ops.moe_experts(x, ids, weights, w.gate_up, w.down, _mlp(w.shared, x))
+        shared = self._mlp(w.shared, x)
+        if self.ranks.size == 1:
+            return ops.moe_experts(x, ids, weights, w.gate_up, w.down, shared)
+        return self._spread_experts(w, x, ids, weights, shared)
 
+    def _spread_experts(
+        self, w: Moe, x: Tensor, ids: Tensor, weights: Tensor, shared: Tensor
+    ) -> Tensor:
+        """moe_experts with the experts on several ranks; each token is combined by every rank."""
+        rows, offsets, slots = ops.moe_dispatch(x, ids, self.config.n_routed_experts)
+        starts = offsets.tolist()
+        held = spans(self.config.n_routed_experts, self.ranks)
+        counts = [starts[part.stop] - starts[part.start] for part in held]
+        mine = span(self.config.n_routed_experts, self.ranks)
+        own = rows[starts[mine.start] : starts[mine.stop]]
+        if own.shape[0]:
+            local = offsets[mine.start : mine.stop + 1] - offsets[mine.start]
+            hidden = ops.swiglu(ops.grouped_linear(own, w.gate_up, local))
+            own = ops.grouped_linear(hidden, w.down, local)
+        return ops.moe_combine(self.ranks.joined(own, counts), slots, weights, shared)
 
-def _mlp(w: Mlp, x: Tensor) -> Tensor:
-    """SwiGLU feed-forward block."""
-    return ops.linear(ops.swiglu(ops.linear(x, w.gate_up)), w.down)
+    def _mlp(self, w: Mlp, x: Tensor) -> Tensor:
+        """SwiGLU feed-forward block."""
+        hidden = x.new_empty(x.shape[0], 0)
+        if w.gate_up.shape[0]:
+            hidden = ops.swiglu(ops.linear(x, w.gate_up))
+        return row_linear(hidden, w.down, self.ranks)
 
 
 def _unseen(name: str, value: Tensor) -> None:

@@ -8,6 +8,7 @@ import torch
 from glm5_hal import Runtime
 from glm5_hal.model.checkpoint import Checkpoint
 from glm5_hal.model.glm5 import GLM5, Options
+from glm5_hal.model.ranks import ALONE, Ranks, check_profile
 from glm5_hal.model.weights import Progress, load_weights
 
 
@@ -20,6 +21,7 @@ def load_model(
     positions: int | None = None,
     mtp: bool = True,
     options: Options | None = None,
+    ranks: Ranks = ALONE,
     progress: Progress | None = None,
 ) -> GLM5:
     """Load a checkpoint in the published format onto a runtime's backend.
@@ -32,11 +34,14 @@ def load_model(
         positions: longest sequence that can be run then; default: the configuration's.
         mtp: take the MTP layer, where there is one; without it there are no drafts.
         options: what the published configuration leaves open.
+        ranks: among which the weights are split.
         progress: told (bytes read, bytes in all).
 
     Raises:
         ConfigError, CheckpointError: naming everything that is wrong.
+        RankError: several ranks outside the exact profile.
     """
+    check_profile(runtime, ranks.size)
     with Checkpoint.open(directory) as checkpoint:
         config = checkpoint.config
         if latent_eps is not None:
@@ -52,6 +57,7 @@ def load_model(
             chosen,
             positions=config.max_position_embeddings,
             mtp=mtp,
+            ranks=ranks,
             progress=progress,
         )
-    return GLM5(config, weights, runtime, dtype=chosen, options=options)
+    return GLM5(config, weights, runtime, dtype=chosen, options=options, ranks=ranks)

@@ -2,7 +2,7 @@
 
 One pass over the checkpoint, one tensor at a time: each goes through the backend's
 `prepare_weight` and the host copy is dropped, so memory stays at one copy of the model plus the
-largest single weight.
+largest single weight. With several ranks H, I, E and V below are what this one holds of them.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from torch import Tensor
 from glm5_hal import Runtime, Weight, WeightRole
 from glm5_hal.model.checkpoint import Checkpoint
 from glm5_hal.model.config import ModelConfig
+from glm5_hal.model.ranks import ALONE, Ranks, span
 from glm5_hal.model.tensors import SCALE_SUFFIX, expected_tensors
 from glm5_hal.rope_table import rope_table
 
@@ -106,6 +107,7 @@ def load_weights(
     *,
     positions: int,
     mtp: bool = True,
+    ranks: Ranks = ALONE,
     progress: Progress | None = None,
 ) -> ModelWeights:
     """Read a checkpoint into a backend.
@@ -116,10 +118,11 @@ def load_weights(
         dtype: activation dtype, bfloat16 or float32.
         positions: rows of the RoPE table, the longest sequence that will be run.
         mtp: take the MTP layer, where the checkpoint has one.
+        ranks: among which the weights are split.
         progress: told after every tensor.
     """
     taken = mtp and checkpoint.has_mtp
-    return _Loader(checkpoint, runtime, dtype, taken, progress).model(positions)
+    return _Loader(checkpoint, runtime, dtype, taken, ranks, progress).model(positions)
 
 
 class _Loader:
@@ -129,6 +132,7 @@ class _Loader:
         runtime: Runtime,
         dtype: torch.dtype,
         mtp: bool,
+        ranks: Ranks,
         progress: Progress | None,
     ) -> None:
         self._checkpoint = checkpoint
@@ -136,6 +140,7 @@ class _Loader:
         self._runtime = runtime
         self._dtype = dtype
         self._with_mtp = mtp
+        self._ranks = ranks
         self._progress = progress
         self._read_bytes = 0
         # not what is stored in all: copies of embedding and head in the MTP layer are passed by
@@ -153,7 +158,7 @@ class _Loader:
             embedding=self._one(WeightRole.EMBEDDING, "model.embed_tokens.weight"),
             layers=layers,
             norm=self._vector("model.norm.weight"),
-            head=self._linear("lm_head.weight"),
+            head=self._rows("lm_head.weight", config.vocab_size),
             rope=self._runtime.prepare_weight(WeightRole.ROPE_TABLE, table),
             mtp=self._mtp() if self._with_mtp else None,
         )
@@ -181,16 +186,18 @@ class _Loader:
         kv_b = self._read(f"{prefix}kv_b_proj.weight").unflatten(
             0, (config.num_attention_heads, config.qk_nope_head_dim + config.v_head_dim)
         )
-        w_uk, w_uv = kv_b.split((config.qk_nope_head_dim, config.v_head_dim), dim=1)
+        heads = config.num_attention_heads
+        mine = span(heads, self._ranks)
+        w_uk, w_uv = kv_b[mine].split((config.qk_nope_head_dim, config.v_head_dim), dim=1)
         return Attention(
             q_a=self._linear(f"{prefix}q_a_proj.weight"),
             q_a_norm=self._vector(f"{prefix}q_a_layernorm.weight"),
-            q_b=self._linear(f"{prefix}q_b_proj.weight"),
+            q_b=self._rows(f"{prefix}q_b_proj.weight", heads),
             kv_a=self._linear(f"{prefix}kv_a_proj_with_mqa.weight"),
             kv_a_norm=self._vector(f"{prefix}kv_a_layernorm.weight"),
             w_uk=self._prepare(WeightRole.HEAD_LINEAR, w_uk.mT),
             w_uv=self._prepare(WeightRole.HEAD_LINEAR, w_uv),
-            out=self._linear(f"{prefix}o_proj.weight"),
+            out=self._columns(f"{prefix}o_proj.weight", heads),
             indexer=self._indexer(f"{prefix}indexer.") if full else None,
         )
 
@@ -204,10 +211,12 @@ class _Loader:
         )
 
     def _mlp(self, prefix: str) -> Mlp:
-        gate_up = torch.cat([self._read(f"{prefix}{part}_proj.weight") for part in ("gate", "up")])
+        gate, up = (self._read(f"{prefix}{part}_proj.weight") for part in ("gate", "up"))
+        width = gate.shape[0]
+        mine = span(width, self._ranks)
         return Mlp(
-            gate_up=self._prepare(WeightRole.LINEAR, gate_up),
-            down=self._linear(f"{prefix}down_proj.weight"),
+            gate_up=self._prepare(WeightRole.LINEAR, torch.cat((gate[mine], up[mine]))),
+            down=self._columns(f"{prefix}down_proj.weight", width),
         )
 
     def _moe(self, prefix: str) -> Moe:
@@ -222,20 +231,38 @@ class _Loader:
 
     def _experts(self, prefix: str) -> tuple[Weight, Weight]:
         config = self._config
-        experts, width = config.n_routed_experts, config.moe_intermediate_size
-        gate_up = torch.empty(experts, 2 * width, config.hidden_size, dtype=self._dtype)
-        for e in range(experts):
-            gate_up[e, :width] = self._read(f"{prefix}{e}.gate_proj.weight")
-            gate_up[e, width:] = self._read(f"{prefix}{e}.up_proj.weight")
+        width = config.moe_intermediate_size
+        mine = span(config.n_routed_experts, self._ranks)
+        experts = range(mine.start, mine.stop)
+        gate_up = torch.empty(len(experts), 2 * width, config.hidden_size, dtype=self._dtype)
+        for row, e in enumerate(experts):
+            gate_up[row, :width] = self._read(f"{prefix}{e}.gate_proj.weight")
+            gate_up[row, width:] = self._read(f"{prefix}{e}.up_proj.weight")
         prepared = self._prepare(WeightRole.EXPERTS, gate_up)
         del gate_up
-        down = torch.empty(experts, config.hidden_size, width, dtype=self._dtype)
-        for e in range(experts):
-            down[e] = self._read(f"{prefix}{e}.down_proj.weight")
+        down = torch.empty(len(experts), config.hidden_size, width, dtype=self._dtype)
+        for row, e in enumerate(experts):
+            down[row] = self._read(f"{prefix}{e}.down_proj.weight")
         return prepared, self._prepare(WeightRole.EXPERTS, down)
 
     def _linear(self, name: str) -> Weight:
         return self._one(WeightRole.LINEAR, name)
+
+    def _rows(self, name: str, parts: int) -> Weight:
+        """A projection whose rows are `parts` equal pieces, spread over the ranks."""
+        tensor = self._read(name)
+        mine = span(parts, self._ranks)
+        size = tensor.shape[0] // parts
+        return self._prepare(WeightRole.LINEAR, tensor[mine.start * size : mine.stop * size])
+
+    def _columns(self, name: str, parts: int) -> Weight:
+        """A projection whose columns are `parts` equal pieces, spread over the ranks."""
+        if self._ranks.size == 1:
+            return self._linear(name)
+        tensor = self._read(name)
+        mine = span(parts, self._ranks)
+        size = tensor.shape[1] // parts
+        return self._runtime.prepare_shard(tensor, mine.start * size, mine.stop * size)
 
     def _float_linear(self, name: str) -> Weight:
         """A projection whose result is wanted in float32: the router's and the indexer's."""

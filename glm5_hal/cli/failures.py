@@ -38,8 +38,12 @@ def exit_code(error: Exception) -> ExitCode | None:
     from glm5_hal.model.config import ConfigError
     from glm5_hal.model.generate import PromptError
     from glm5_hal.model.kv_cache import CacheError
+    from glm5_hal.model.ranks import RankError
 
-    usage = SelectionError, AskedError, PromptError, CacheError, ConfigError, CheckpointError
+    usage = (
+        *(SelectionError, AskedError, PromptError, RankError),
+        *(CacheError, ConfigError, CheckpointError),
+    )
     if isinstance(error, BackendUnavailable | BackendDefinitionError | UnusableError):
         return ExitCode.UNUSABLE
     if isinstance(error, usage):

@@ -9,6 +9,7 @@ from glm5_hal.cli.options import DType, torch_dtype
 if TYPE_CHECKING:
     from glm5_hal import Runtime
     from glm5_hal.model.glm5 import GLM5, Options
+    from glm5_hal.model.ranks import Ranks
 
 
 def load(
@@ -20,9 +21,11 @@ def load(
     positions: int,
     mtp: bool = False,
     options: "Options | None" = None,
+    ranks: "Ranks | None" = None,
 ) -> "GLM5":
     """`load_model` with a progress bar."""
     from glm5_hal.model.load import load_model
+    from glm5_hal.model.ranks import ALONE
 
     with console.progress("loading weights") as advance:
         return load_model(
@@ -33,5 +36,6 @@ def load(
             positions=positions,
             mtp=mtp,
             options=options,
+            ranks=ranks or ALONE,
             progress=advance,
         )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from glm5_hal.cli import console, inputs, loading, options
+from glm5_hal.cli import console, inputs, loading, options, ranks
 from glm5_hal.cli.failures import CommandError
 from glm5_hal.cli.outputs import output
 from glm5_hal.cli.plan import open_runtime, print_summary, summary
@@ -35,15 +35,21 @@ def logits(
         Path | None, typer.Option(metavar="FILE.safetensors", help="Where intermediates go.")
     ] = None,
     backend: options.Backend = None,
+    number: ranks.Option = None,
 ) -> None:
     """Write the logits of every position.
 
     The file holds `logits`, fp32, sequences x longest length x vocabulary, with NaN behind a
-    sequence's end, and `lengths`. A trace holds every layer's intermediates in the same form: -1
-    behind a sequence's end in integers, and index scores -Inf where a token does not see.
+    sequence's end, and `lengths`; the digest that is printed is of the logits' dtype, shape and
+    bytes. A trace holds every layer's intermediates in the same form: -1 behind a sequence's end
+    in integers, and index scores -Inf where a token does not see.
     """
     import torch
 
+    from glm5_hal.conformance.families.judging import digest
+
+    if not ranks.started(number):
+        return
     sequences = inputs.read_ids(input_ids)
     if trace is not None and trace.resolve() == out.resolve():
         raise CommandError(f"--out and --trace both name {out}; name two files")
@@ -51,17 +57,26 @@ def logits(
         logits_file = claimed.enter_context(output(out))
         trace_file = claimed.enter_context(output(trace)) if trace is not None else None
         runtime = open_runtime(backend)
+        joined = ranks.join(runtime)
         inputs.check_ids(inputs.read_header(directory).config, sequences, str(input_ids))
         longest = max(map(len, sequences))
         model = loading.load(
-            directory, runtime, dtype=dtype, latent_eps=latent_eps, positions=longest
+            directory,
+            runtime,
+            dtype=dtype,
+            latent_eps=latent_eps,
+            positions=longest,
+            ranks=joined,
         )
         lengths = {"lengths": torch.tensor([len(s) for s in sequences], dtype=torch.int32)}
         seen = Trace([len(s) for s in sequences], runtime.backend.to_host) if trace_file else None
         rows = _compute(model, sequences, chunk, seen)
+        if joined.rank:
+            return
         metadata = _metadata(model)
-        logits_file.write({"logits": stack(rows), **lengths}, metadata)
-        typer.echo(f"wrote {out}: logits {[len(rows), longest, model.config.vocab_size]}")
+        stacked = stack(rows)
+        logits_file.write({"logits": stacked, **lengths}, metadata)
+        typer.echo(f"wrote {out}: logits {list(stacked.shape)}, sha256 {digest(stacked)}")
         if seen is not None and trace_file is not None:
             tensors = seen.tensors()
             trace_file.write({**tensors, **lengths}, metadata)

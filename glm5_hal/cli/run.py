@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from glm5_hal.cli import console, inputs, loading, options
+from glm5_hal.cli import console, inputs, loading, options, ranks
 from glm5_hal.cli.cost import Cost, Rate, peak_device_bytes, peak_host_bytes
 from glm5_hal.cli.failures import CommandError
 from glm5_hal.cli.plan import open_runtime, print_summary, summary
@@ -55,6 +55,7 @@ def run(
         Literal["absorbed", "expanded"],
         typer.Option(help="Attend to cached latents, or to keys and values per head."),
     ] = "absorbed",
+    number: ranks.Option = None,
     json: options.Json = False,
 ) -> None:
     """Generate from a text or from token ids, and stream.
@@ -64,11 +65,14 @@ def run(
     """
     if (prompt is None) == (input_ids is None):
         raise CommandError("give either --prompt TEXT or --input-ids FILE.json")
+    if not ranks.started(number):
+        return
     from glm5_hal.model.generate import DEFAULT_CHUNK, Sampling, Statistics, generate
     from glm5_hal.model.glm5 import Options
 
     sampling = Sampling(temperature, top_p, seed)
     runtime = open_runtime(backend)
+    joined = ranks.join(runtime)
     header = inputs.read_header(directory)
     tokenizer = inputs.open_tokenizer(directory)
     if input_ids is not None:
@@ -89,6 +93,7 @@ def run(
         positions=max(map(len, prompts)) + max_new_tokens,
         mtp=speculative > 0,
         options=Options(mla_form=mla_form),
+        ranks=joined,
     )
     statistics = Statistics()
     stream = Stream(len(prompts), tokenizer, silent=json)

@@ -48,8 +48,8 @@ def sample(
 @sample.exact(
     requirements={
         "SAMPLE-EXACT-1": "P = round(exp((logit - largest logit) / temperature) * 2^24), "
-        "difference and quotient rounded to float32: integers. Temperatures below 2^-50 count as 0, and so "
-        "does that of a row that holds NaN or +Inf, or nothing but -Inf.",
+        "difference and quotient rounded to float32: integers. Temperatures below 2^-50 count as "
+        "0, and so does that of a row that holds NaN or +Inf, or nothing but -Inf.",
         "SAMPLE-EXACT-2": "Ids stand by P descending, then id ascending. With F the sum of all P: "
         "kept are those before which less than top_p * F has accumulated (top_p as "
         "round(top_p * 2^24) / 2^24), and always the first; with K their sum, the id is the first "
