@@ -49,7 +49,7 @@ class Runtime:
             backend.use_mode(plan.mode)
         self.observers: list[Observer] = []
         self._entered = _Entered()
-        self._substitute = Substitute(backend, load("cpu")()) if plan.substituted else None
+        self._substitute = _cpu_for(backend, plan) if plan.substituted else None
         self._answers: dict[str, Callable[..., Any]] = {
             name: self._answer(name, implementation.source)
             for name, implementation in plan.ops.items()
@@ -103,6 +103,10 @@ class Runtime:
         trace: TracebackType | None,
     ) -> None:
         ACTIVE.reset(self._entered.tokens.pop())
+
+
+def _cpu_for(backend: Backend, plan: Plan) -> Substitute:
+    return Substitute(backend, load("cpu").in_profile(plan.numerics)())
 
 
 def open_runtime(backend: str | None = None, numerics: str | None = None) -> Runtime:

@@ -432,10 +432,15 @@ def test_every_op_is_documented(op: Op[..., Any]) -> None:
 
 @every_op
 def test_requirement_ids_count_from_one_under_one_prefix(op: Op[..., Any]) -> None:
-    prefixes = {key.rpartition("-")[0] for key in op.requirements}
-    (prefix,) = prefixes
+    """Those of the exact profile under the same with -EXACT, after the others."""
+    prefix = next(iter(op.requirements)).rpartition("-")[0]
     assert re.fullmatch(r"[A-Z]+(-[A-Z]+)*", prefix)
-    assert list(op.requirements) == [f"{prefix}-{n + 1}" for n in range(len(op.requirements))]
+    plain = [key for key, found in op.requirements.items() if found.profile is op.profile]
+    exact = [key for key in op.requirements if key not in plain]
+    assert plain == [f"{prefix}-{n + 1}" for n in range(len(plain))]
+    assert exact == [f"{prefix}-EXACT-{n + 1}" for n in range(len(exact))]
+    assert list(op.requirements) == plain + exact
+    assert bool(exact) == (op.exact_rule is not None)
     assert all(key == requirement.id for key, requirement in op.requirements.items())
 
 
@@ -471,7 +476,7 @@ def test_only_composites_have_a_default(op: Op[..., Any]) -> None:
 
 @every_op
 def test_every_tensor_argument_declares_its_shape(op: Op[..., Any]) -> None:
-    plain = {"int", "float", "bool", "torch.dtype | None", "PagedContext"}
+    plain = {"int", "float", "bool", "torch.dtype", "torch.dtype | None", "PagedContext"}
     for name, parameter in op.signature.parameters.items():
         shown = inspect.formatannotation(parameter.annotation).rpartition("handles.")[2]
         assert name in op.arguments or shown in plain, (name, shown)
@@ -483,9 +488,11 @@ def test_a_name_or_an_id_is_taken_once() -> None:
     def fresh() -> None: ...
 
     before = dict(OPS)
-    with pytest.raises(ValueError, match=r"topk: already in the contract"):
+    with pytest.raises(ValueError, match=r"^topk is already in the contract"):
         enter_op(Kind.PRIMITIVE, requirements={"FRESH-1": "x"})(topk)
-    with pytest.raises(ValueError, match=r"fresh: already in the contract \(\['TOPK-1'\]\)"):
+    with pytest.raises(ValueError, match=r"already in the contract: \['TOPK-1'\]"):
+        ops.linear.exact(requirements={"TOPK-1": "x"})
+    with pytest.raises(ValueError, match=r"already in the contract: \['TOPK-1'\]"):
         enter_op(Kind.PRIMITIVE, requirements={"TOPK-1": "x"})(fresh)
     assert before == OPS
 

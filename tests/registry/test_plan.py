@@ -13,7 +13,9 @@ from stub_backends import Bare, Declared, Flaky, Install, Mover
 from torch import Tensor
 
 from glm5_hal import (
+    Backend,
     BackendUnavailable,
+    Capabilities,
     Numerics,
     Runtime,
     SelectionError,
@@ -33,7 +35,12 @@ def plan_of(cls: Any, index: int = 0, numerics: Numerics = Numerics.FAST) -> Pla
 def test_every_op_has_an_implementation() -> None:
     plan = plan_of(CpuBackend)
     assert set(plan.ops) == set(OPS)
-    assert {impl.source for impl in plan.ops.values()} == {"native", "default"}
+    for name, op in OPS.items():
+        if op.profile is Numerics.EXACT:
+            reason = "not part of the fast profile"
+            assert plan.ops[name] == Implementation("unsupported", reason)
+        else:
+            assert plan.ops[name].source in ("native", "default")
     assert plan.ops["linear"] == Implementation(
         "native", "glm5_hal.backends.cpu.backend.CpuBackend.linear"
     )
@@ -134,11 +141,11 @@ def test_an_index_is_the_backends(install: Install) -> None:
     assert runtime.plan.index == runtime.backend.index == 2
 
 
-@pytest.mark.parametrize("numerics", ["exact", "fastest", "FAST"])
+@pytest.mark.parametrize("numerics", ["exakt", "fastest", "FAST"])
 def test_a_profile_that_is_not_offered_is_an_error(
     monkeypatch: pytest.MonkeyPatch, numerics: str
 ) -> None:
-    expected = f"GLM5_HAL_NUMERICS={numerics}: backend 'cpu' offers .*fast"
+    expected = f"GLM5_HAL_NUMERICS={numerics}: backend 'cpu' offers exact, fast"
     with pytest.raises(SelectionError, match=expected):
         resolve("cpu", numerics)
     monkeypatch.setenv("GLM5_HAL_NUMERICS", numerics)
@@ -146,6 +153,59 @@ def test_a_profile_that_is_not_offered_is_an_error(
         resolve("cpu")
     plan, _ = resolve("cpu", "fast")
     assert plan.numerics is Numerics.FAST
+
+
+class Moded(Mover):
+    """One backend, two ways of computing, and a class of its own for the exact profile."""
+
+    name = "moded"
+    capabilities = Capabilities(profiles=frozenset(Numerics))
+
+    @classmethod
+    def in_profile(cls, numerics: Numerics) -> type[Backend]:
+        return cls if numerics is Numerics.FAST else ModedExact
+
+    @classmethod
+    def modes(cls) -> tuple[str, ...]:
+        return ("wide", "narrow")
+
+    def use_mode(self, mode: str) -> None:
+        self._used = mode
+
+
+class ModedExact(Moded):
+    """The same, in the exact profile."""
+
+
+def test_each_profile_may_have_a_class_of_its_own(install: Install) -> None:
+    install(moded="test_plan:Moded")
+    assert resolve("moded", "fast")[1] is Moded
+    assert resolve("moded", "exact")[1] is ModedExact
+
+
+def test_the_first_mode_is_taken_unless_the_environment_names_one(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(moded="test_plan:Moded")
+    first = open_runtime("moded")
+    monkeypatch.setenv("GLM5_HAL_MODE", "narrow")
+    second = open_runtime("moded")
+    assert (first.plan.mode, second.plan.mode) == ("wide", "narrow")
+    assert [vars(runtime.backend)["_used"] for runtime in (first, second)] == ["wide", "narrow"]
+    assert first.plan.hash != second.plan.hash
+
+
+@pytest.mark.parametrize(
+    ("backend", "expected"),
+    [("moded", "its modes are wide, narrow"), ("bare", "it has no modes")],
+)
+def test_an_unknown_mode_is_an_error(
+    install: Install, monkeypatch: pytest.MonkeyPatch, backend: str, expected: str
+) -> None:
+    install(moded="test_plan:Moded", bare="stub_backends:Bare")
+    monkeypatch.setenv("GLM5_HAL_MODE", "avx9")
+    with pytest.raises(SelectionError, match=f"GLM5_HAL_MODE=avx9: .*: {expected}"):
+        resolve(backend)
 
 
 def test_nothing_switches_after_an_exception() -> None:
