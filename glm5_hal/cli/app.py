@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from glm5_hal.cli import (
+    audit,
     backends,
     checkpoint,
     conformance,
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "make-checkpoint": checkpoint.make_checkpoint,
     "run": run.run,
     "logits": logits.logits,
+    "audit": audit.audit,
 }
 GROUPS: dict[str, typer.Typer] = {"conformance": conformance.app}
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from glm5_hal.cli import console, options
+from glm5_hal.cli.conformance_golden import golden
 from glm5_hal.cli.conformance_run import Numerics, Ops, Quick, run, split
 from glm5_hal.cli.conformance_suite import mutants, record
 from glm5_hal.cli.failures import CommandError, ExitCode
@@ -17,6 +18,7 @@ app = typer.Typer(
 app.command()(run)
 app.command()(record)
 app.command()(mutants)
+app.command()(golden)
 
 PackagePath = Annotated[Path, typer.Argument(metavar="PACKAGE", help="A directory or a tar.")]
 

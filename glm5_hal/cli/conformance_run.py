@@ -229,7 +229,7 @@ def _not_run(outcome: "Outcome") -> Iterator[str]:
     """The levels without a judged case, each with its reason."""
     from glm5_hal.conformance.verdict import missing_levels
 
-    reasons = missing_levels(outcome.job.source.cases().values())
+    reasons = missing_levels(outcome.job.profile_cases)
     for result in outcome.results:
         if result.status.value == "NOT_RUN":
             reasons.setdefault(result.aspect, result.message)
@@ -249,7 +249,7 @@ def _document(outcome: "Outcome", out: Path | None, package: "Package | None") -
         "problems": outcome.problems,
         "shown": outcome.shown.to_dict(),
         "counts": counts(outcome.results),
-        "levels_without_cases": missing_levels(outcome.job.source.cases().values()),
+        "levels_without_cases": missing_levels(outcome.job.profile_cases),
         "warnings": warnings(outcome.job),
         "resumed": outcome.resumed,
         "plan": {**outcome.job.plan.to_dict(), "hash": outcome.job.plan.hash},

@@ -45,6 +45,7 @@ COMMANDS = {
         "--trace",
         "directory",
     ],
+    "audit": ["--bad", "--json", "--kernel", "--target", "--workers"],
     "conformance run": [
         "--backend",
         "--case",
@@ -70,6 +71,7 @@ COMMANDS = {
         "directory",
     ],
     "conformance mutants": ["--json", "--only", "--workers"],
+    "conformance golden": ["--check", "--quick", "--workers", "--write"],
 }
 
 
