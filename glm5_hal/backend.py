@@ -19,7 +19,7 @@ from torch import Tensor
 from glm5_hal import ops
 from glm5_hal.contract import CONTRACT_VERSION, OPS, Kind
 from glm5_hal.errors import BackendDefinitionError, Unsupported
-from glm5_hal.exact import digits_of, fixed
+from glm5_hal.exact import check_length, digits_of, fixed
 from glm5_hal.handles import Cache, PagedContext, RowShard, Weight, WeightRole
 from glm5_hal.levels import Level, Numerics
 
@@ -144,7 +144,12 @@ class Backend:
         return Weight(role, tuple(tensor.shape), tensor.dtype, self.to_device(tensor))
 
     def prepare_shard(self, tensor: Tensor, start: int, stop: int) -> Weight:
-        """Take the columns [start, stop) of a linear weight [N, K] whose others lie elsewhere."""
+        """Take the columns [start, stop) of a linear weight [N, K] whose others lie elsewhere.
+
+        Raises:
+            ContractError: rows longer than the exact profile sums.
+        """
+        check_length(tensor.shape[1])
         rows = fixed(tensor, digits_of(tensor.dtype))
         columns = self.to_device(tensor[:, start:stop].contiguous())
         shard = RowShard(columns, self.to_device(rows.exponent), self.to_device(rows.finite))

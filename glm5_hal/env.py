@@ -51,7 +51,13 @@ MODE = Variable(
     "the backend's first",
     "One of several ways of computing the same, such as an instruction set; `doctor` lists them.",
 )
-VARIABLES = (BACKEND, NUMERICS, MODE, SUBSTITUTE)
+ONNX_PROVIDER = Variable(
+    "GLM5_HAL_ONNX_PROVIDER",
+    "an execution provider",
+    "CPU",
+    "What ONNX Runtime computes with, by its name with or without ExecutionProvider.",
+)
+VARIABLES = (BACKEND, NUMERICS, MODE, SUBSTITUTE, ONNX_PROVIDER)
 
 
 def read(variable: Variable, environ: Mapping[str, str] = os.environ) -> str | None:

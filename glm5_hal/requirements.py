@@ -40,7 +40,8 @@ _EXACT = {
     "2^(ex + ey - bits); then rounded to the output dtype.",
     "EXACT-NAN-1": "NaN or Inf in a vector makes every product with it NaN, of the bit pattern "
     "0x7FC00000 (bfloat16: 0x7FC0); a finite product beyond float32 is infinite.",
-    "EXACT-READ-1": "Operands of elementwise operations below 2^-50 in magnitude read as +0.",
+    "EXACT-READ-1": "Operands of elementwise operations below 2^-50 in magnitude read as +0. "
+    "Scalar arguments (eps, scale) are rounded to float32 and are 0 or at least 2^-100.",
     "EXACT-WRITE-1": "Results below 2^-100 in magnitude, and zeros of either sign, are +0.",
     "EXACT-ROUNDING-1": "float32 additions and multiplications round to nearest, ties to even, one "
     "by one: none is contracted into a fused multiply-add.",

@@ -6,6 +6,7 @@ numbers and chips that do not agree, because none can arise where it matters: op
 are multiples of 2^-123; results below `WRITE` are zero.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,11 @@ READ = 2.0**-50
 """Operands of elementwise operations below this read as +0."""
 WRITE = 2.0**-100
 """Results below this are +0."""
+
+_NAN_BITS = {
+    torch.float32: np.int32(0x7FC00000),
+    torch.bfloat16: np.int16(0x7FC0),
+}
 
 LOWEST_EXP = -80.0
 """exp is +0 below this."""
@@ -59,13 +65,21 @@ def read(x: Tensor) -> Tensor:
 
 
 def write(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """A result in `dtype`: magnitudes below 2^-100 are +0, every NaN is the one of torch.
+    """A result in `dtype`: magnitudes below 2^-100 are +0, NaN is 0x7FC00000 or 0x7FC0.
 
     x is float32, or float64 holding a float32 value with a wider exponent: beyond the range of
     float32 it is infinite.
     """
-    kept = torch.where(x.abs() < WRITE, 0.0, x)
-    return torch.where(kept.isnan(), torch.nan, kept).float().to(dtype)
+    return rounded(torch.where(x.abs() < WRITE, 0.0, x).float(), dtype)
+
+
+def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """float32 x in `dtype`, to nearest, ties to even, with the one bit pattern of NaN.
+
+    torch's vectorised conversion gives a bfloat16 NaN other bits than its scalar one.
+    """
+    bits = torch.tensor(_NAN_BITS[dtype], device=x.device).view(dtype)
+    return torch.where(x.isnan(), bits, x.to(dtype))
 
 
 def power(exponent: Tensor) -> Tensor:
@@ -101,8 +115,12 @@ def divide(a: Tensor, b: Tensor) -> Tensor:
 
 
 def square_root(x: Tensor) -> Tensor:
-    """The float32 nearest to the root of x."""
-    return torch.sqrt(x)
+    """The float32 nearest to the root of x.
+
+    torch's own float32 root is off by one unit for some inputs on some builds. A root of 24 bits
+    lies at least 2^-51 from a midpoint, so a float64 one rounds as the exact one does.
+    """
+    return torch.sqrt(x.double()).float()
 
 
 def sigmoid(x: Tensor) -> Tensor:

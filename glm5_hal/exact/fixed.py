@@ -110,8 +110,17 @@ def square_sum(x: Fixed) -> Tensor:
 
 def _length(x: Fixed) -> int:
     length = x.integers.shape[-1]
+    check_length(length)
+    return length
+
+
+def check_length(length: int) -> None:
+    """Refuse sums of more products than int32 can add digit by digit.
+
+    Raises:
+        ContractError: more than `LONGEST`.
+    """
     if length > LONGEST:
         raise ContractError(
             f"a sum of {length:,} products; the exact profile is defined to {LONGEST:,}"
         )
-    return length

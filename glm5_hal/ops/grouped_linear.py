@@ -6,7 +6,7 @@ from typing import Annotated
 from torch import Tensor
 
 from glm5_hal.contract import ACT, FLOAT, I32, Array, Kind, op
-from glm5_hal.exact import ACTIVATION_DIGITS, contract, digits_of, fixed
+from glm5_hal.exact import ACTIVATION_DIGITS, contract, digits_of, fixed, rounded
 from glm5_hal.handles import Weight
 
 
@@ -44,5 +44,5 @@ def fixed_point(x: Tensor, w: Weight, offsets: Tensor) -> Tensor:
     digits = digits_of(w.dtype)
     for expert, (start, end) in enumerate(itertools.pairwise(offsets.tolist())):
         rows = fixed(x[start:end], ACTIVATION_DIGITS)
-        out[start:end] = contract(rows, fixed(w.tensor[expert], digits)).to(x.dtype)
+        out[start:end] = rounded(contract(rows, fixed(w.tensor[expert], digits)), x.dtype)
     return out

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from glm5_hal.contract import ACT, FLOAT, Array, Kind, op
-from glm5_hal.exact import ACTIVATION_DIGITS, contract, digits_of, fixed
+from glm5_hal.exact import ACTIVATION_DIGITS, contract, digits_of, fixed, rounded
 from glm5_hal.handles import Weight
 
 
@@ -36,4 +36,4 @@ def fixed_point(x: Tensor, w: Weight) -> Tensor:
     """One exact sum per element."""
     query = fixed(x.transpose(0, 1), ACTIVATION_DIGITS)  # [H, T, K]
     product = contract(query, fixed(w.tensor, digits_of(w.dtype)))  # [H, T, N]
-    return product.transpose(0, 1).to(x.dtype).contiguous()
+    return rounded(product.transpose(0, 1), x.dtype).contiguous()

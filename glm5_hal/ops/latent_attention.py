@@ -71,10 +71,10 @@ def latent_attention(
     requirements={
         "ATTENTION-EXACT-1": "q_latent and c_s, q_rope and r_s are four vectors with exponents of "
         "their own: queries fixed with 3 digits, cached parts with 2 (bfloat16) or 3 (float32). "
-        "s = (q_latent . c_s + q_rope . r_s) * f, products as in LINEAR-EXACT-1, then one "
-        "float32 addition and one multiplication by f = scale * log2(e), rounded to float32; "
-        "s is clamped to [-2^20, 2^20]. A score that is not finite makes the result NaN for that "
-        "token and head.",
+        "s = (q_latent . c_s + q_rope . r_s) * f: products as in LINEAR-EXACT-1, one float32 "
+        "addition, one multiplication; s is clamped to [-2^20, 2^20]. f is the float64 product of "
+        "scale and 0x1.71547652b82fep+0, rounded to float32. A sum of the two products that is "
+        "not finite makes the result NaN for that token and head.",
         "ATTENTION-EXACT-2": "a = round(s), p = exp2(s - a) as in EXACT-EXP2-1. With e_s the "
         "exponent of c_s: M = max a, G = max (a + e_s) over the visible rows. "
         "P_s = round(p * 2^(a - M + 23)) and W_s = round(p * 2^(a + e_s - G + 21)) are integers.",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from glm5_hal.contract import ACT, FLOAT, Array, Kind, op
-from glm5_hal.exact import ACTIVATION_DIGITS, contract, digits_of, fixed
+from glm5_hal.exact import ACTIVATION_DIGITS, contract, digits_of, fixed, rounded
 from glm5_hal.handles import Weight
 
 
@@ -43,4 +43,4 @@ def linear(
 def fixed_point(x: Tensor, w: Weight, out_dtype: torch.dtype | None = None) -> Tensor:
     """One exact sum per element."""
     product = contract(fixed(x, ACTIVATION_DIGITS), fixed(w.tensor, digits_of(w.dtype)))
-    return product.to(out_dtype or x.dtype)
+    return rounded(product, out_dtype or x.dtype)

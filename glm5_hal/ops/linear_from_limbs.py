@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from glm5_hal.contract import FLOAT, I32, Array, Kind, op
-from glm5_hal.exact import ACTIVATION_DIGITS, digits_of, scaled
+from glm5_hal.exact import ACTIVATION_DIGITS, digits_of, rounded, scaled
 from glm5_hal.handles import Weight
 from glm5_hal.levels import Numerics
 from glm5_hal.ops.linear_limbs import LIMB_BITS
@@ -33,4 +33,5 @@ def linear_from_limbs(
     shard = w.shard
     finite = (exponents != NOT_FINITE).unsqueeze(-1) & shard.finite
     exponent = exponents.long().unsqueeze(-1) + shard.exponents
-    return scaled(sums, exponent, finite, ACTIVATION_DIGITS, digits_of(w.dtype)).to(out_dtype)
+    value = scaled(sums, exponent, finite, ACTIVATION_DIGITS, digits_of(w.dtype))
+    return rounded(value, out_dtype)

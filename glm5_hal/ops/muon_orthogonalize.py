@@ -20,6 +20,8 @@ from glm5_hal.exact import (
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Quintic a, b, c of the Muon write-up (K. Jordan 2024), used by Moonlight (2502.16982)."""
+SMALLEST = 2.0**-126
+"""The smallest normal number."""
 
 
 @op(
@@ -53,10 +55,11 @@ def muon_orthogonalize(
 
 @muon_orthogonalize.exact(
     requirements={
-        "MUON-EXACT-1": "With e the exponent of the largest magnitude of the matrix (wide form), "
-        "g' = g * 2^-e. Rows of g' are fixed with 3 digits; their sums of squares, rounded to "
-        "float32 with their exponents, are one vector fixed with 3 digits, whose exact sum, "
-        "rounded to float32, is the squared norm. X = read(g') * (1 / root(squared norm)).",
+        "MUON-EXACT-1": "With e the exponent of the largest magnitude of the matrix, "
+        "g' = g * 2^-e (wide form; subnormal elements of g count as zero). Rows of g' are fixed "
+        "with 3 digits; their sums of squares, rounded to float32 with their exponents, are one "
+        "vector fixed with 3 digits, whose exact sum, rounded to float32, is the squared norm. "
+        "X = read(g') * (1 / root(squared norm)).",
         "MUON-EXACT-2": "A step: A = X X^T and A A by exact sums of rows fixed with 3 digits; "
         "B = read(b) * read(A) + read(c) * read(A A); B X by exact sums of B's rows and X's "
         "columns, fixed with 3 digits; X = a * read(X) + B X. Products and sums are rounded one "
@@ -74,10 +77,11 @@ def _one(g: Tensor, steps: int) -> Tensor:
     tall = g.shape[0] > g.shape[1]
     whole = fixed(g.flatten(), ACTIVATION_DIGITS)
     if not bool(whole.finite):
-        return torch.full_like(g, torch.nan)
+        return write(torch.full(g.shape, torch.nan), g.dtype)
     if not whole.integers.any():
         return torch.zeros_like(g)
-    wide = ((g.mT if tall else g).double() * power(-whole.exponent)).float()
+    normal = torch.where(g.float().abs() < SMALLEST, 0.0, g.float())
+    wide = ((normal.mT if tall else normal).double() * power(-whole.exponent)).float()
     rows = fixed(wide, ACTIVATION_DIGITS)
     squares = (square_sum(rows).float().double() * power(2 * (rows.exponent - rows.bits))).float()
     parts = fixed(squares, ACTIVATION_DIGITS)

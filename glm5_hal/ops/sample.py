@@ -48,8 +48,9 @@ def sample(
 @sample.exact(
     requirements={
         "SAMPLE-EXACT-1": "P = round(exp((logit - largest logit) / temperature) * 2^24), "
-        "difference and quotient rounded to float32: integers. Temperatures below 2^-50 count as "
-        "0, and so does that of a row that holds NaN or +Inf, or nothing but -Inf.",
+        "difference and quotient rounded to float32: integers. Temperatures below 2^-50 and those "
+        "that are not finite count as 0, and so does that of a row that holds NaN or +Inf, or "
+        "nothing but -Inf.",
         "SAMPLE-EXACT-2": "Ids stand by P descending, then id ascending. With F the sum of all P: "
         "kept are those before which less than top_p * F has accumulated (top_p as "
         "round(top_p * 2^24) / 2^24), and always the first; with K their sum, the id is the first "
@@ -59,7 +60,7 @@ def sample(
 def fixed_point(logits: Tensor, temperature: Tensor, top_p: Tensor, draws: Tensor) -> Tensor:
     """Integer weights, summed and compared exactly. Rows are taken one at a time."""
     rows = [
-        _draw(row, heat, limit, draw) if heat >= READ and _drawable(row) else _greedy(row)
+        _draw(row, heat, limit, draw) if _is_drawn(row, heat) else _greedy(row)
         for row, heat, limit, draw in zip(
             logits, temperature, top_p.tolist(), draws.tolist(), strict=True
         )
@@ -67,8 +68,9 @@ def fixed_point(logits: Tensor, temperature: Tensor, top_p: Tensor, draws: Tenso
     return torch.tensor(rows, dtype=torch.int32, device=logits.device)
 
 
-def _drawable(row: Tensor) -> bool:
-    return bool((row < torch.inf).all() and (row > -torch.inf).any())
+def _is_drawn(row: Tensor, temperature: Tensor) -> bool:
+    warm = bool((temperature >= READ) & (temperature < torch.inf))
+    return warm and bool((row < torch.inf).all() and (row > -torch.inf).any())
 
 
 def _greedy(row: Tensor) -> int:

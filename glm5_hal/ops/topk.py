@@ -10,7 +10,8 @@ from glm5_hal.contract import F32, I32, Array, Kind, op
 
 def order_key(scores: Tensor) -> Tensor:
     """int32 keys that order float32 scores as TOPK-4 says: -0 equals +0, NaN above +Inf."""
-    bits = (scores + 0.0).view(torch.int32)  # -0.0 + 0.0 is +0.0
+    bits = scores.contiguous().view(torch.int32)  # no arithmetic: it might flush small scores
+    bits = torch.where(bits == torch.iinfo(torch.int32).min, 0, bits)  # -0.0
     keys = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     return torch.where(scores.isnan(), torch.iinfo(torch.int32).max, keys)
 
