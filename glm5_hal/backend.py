@@ -104,6 +104,11 @@ class Backend:
         return cls
 
     @classmethod
+    def advice(cls) -> tuple[str, ...]:
+        """What would make it better on this machine, in sentences that name the next step."""
+        return ()
+
+    @classmethod
     def modes(cls) -> tuple[str, ...]:
         """Ways of computing the same that can be told apart: instruction sets, tile shapes.
 

@@ -28,6 +28,13 @@ class _Plain(Backend):
     def is_available(cls) -> tuple[bool, str]:
         return True, f"{torch.get_num_threads()} threads, plain torch"
 
+    @classmethod
+    def advice(cls) -> tuple[str, ...]:
+        return (
+            "the exact profile runs in plain torch, slowly: its kernels were not compiled. Install "
+            "a C++17 compiler (g++), then this package again.",
+        )
+
     @property
     def device(self) -> torch.device:
         return torch.device("cpu")

@@ -1,8 +1,29 @@
 """`glm5-hal backends`: what is registered, and what of it can run here."""
 
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from glm5_hal.cli import console, options
+
+if TYPE_CHECKING:
+    from glm5_hal import Backend
+
+
+@dataclass(frozen=True)
+class ProfileReport:
+    """A backend in one numeric profile.
+
+    Attributes:
+        name: of the profile.
+        modes: ways of computing the same, the one that is used by default first.
+        versions: software that can change a bit.
+        advice: what would make it better here.
+    """
+
+    name: str
+    modes: tuple[str, ...]
+    versions: dict[str, str]
+    advice: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -16,7 +37,7 @@ class BackendReport:
         reason: why, or why not.
         devices: how many an index may name; 0 where it cannot run.
         profiles: numeric profiles it offers.
-        versions: software that can change a bit.
+        details: each profile, where it can run.
     """
 
     name: str
@@ -25,7 +46,7 @@ class BackendReport:
     reason: str
     devices: int
     profiles: tuple[str, ...]
-    versions: dict[str, str]
+    details: tuple[ProfileReport, ...]
 
 
 def backends(json: options.Json = False) -> None:
@@ -57,10 +78,17 @@ def _report(name: str, aliases: tuple[str, ...]) -> BackendReport:
         profiles = tuple(sorted(profile.value for profile in cls.capabilities.profiles))
         available, reason = cls.is_available()
         devices = cls.device_count() if available else 0
-        versions = cls.versions() if available else {}
+        details = tuple(_details(cls, name) for name in profiles) if available else ()
     except Exception as error:  # whatever a third party's package does when it is imported
-        return BackendReport(name, aliases, False, failure(error), 0, profiles, {})
-    return BackendReport(name, aliases, available, reason, devices, profiles, versions)
+        return BackendReport(name, aliases, False, failure(error), 0, profiles, ())
+    return BackendReport(name, aliases, available, reason, devices, profiles, details)
+
+
+def _details(cls: "type[Backend]", profile: str) -> ProfileReport:
+    from glm5_hal import Numerics
+
+    used = cls.in_profile(Numerics(profile))
+    return ProfileReport(profile, used.modes(), used.versions(), used.advice())
 
 
 def failure(error: Exception) -> str:

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 import typer
 
 from glm5_hal.cli import console, options
-from glm5_hal.cli.backends import failure, print_reports, survey
+from glm5_hal.cli.backends import BackendReport, failure, print_reports, survey
 from glm5_hal.cli.failures import ExitCode
 
 PACKAGES = ("torch", "numpy", "safetensors", "pyyaml", "typer", "rich", "tokenizers")
@@ -62,9 +62,7 @@ def doctor(json: options.Json = False) -> None:
         typer.echo()
         print_reports(reports)
         for report in reports:
-            if report.versions:
-                listed = ", ".join(f"{name} {number}" for name, number in report.versions.items())
-                typer.echo(f"{report.name}: {listed}")
+            _print_profiles(report)
         typer.echo()
         _print_settings(settings)
         typer.echo()
@@ -73,6 +71,16 @@ def doctor(json: options.Json = False) -> None:
             typer.echo(f"plan: {selection.hash}")
     if not selection.can_run:
         raise typer.Exit(ExitCode.UNUSABLE)
+
+
+def _print_profiles(report: BackendReport) -> None:
+    for profile in report.details:
+        listed = [f"{name} {number}" for name, number in profile.versions.items()]
+        if profile.modes:
+            listed.append(f"modes {', '.join(profile.modes)}")
+        typer.echo(f"{report.name}, {profile.name}: {'; '.join(listed)}")
+        for text in profile.advice:
+            typer.echo(f"  advice: {text}")
 
 
 def _system() -> dict[str, str]:

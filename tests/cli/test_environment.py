@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cli_names import Call, Ids
 
-from glm5_hal import open_runtime, registry
+from glm5_hal import env, open_runtime, registry
 
 BROKEN = {
     "absent": "broken_backends:Absent",
@@ -69,9 +69,20 @@ def test_doctor_says_what_runs(call: Call) -> None:
     assert {"python", "torch", "tokenizers", "threads"} <= document["system"].keys()
     assert [setting["name"] for setting in document["environment"]] == [
         "GLM5_HAL_BACKEND",
-        "GLM5_HAL_NUMERICS",
-        "GLM5_HAL_SUBSTITUTE",
+        *(variable.name for variable in env.VARIABLES[1:]),
     ]
+    assert "cpu, exact: torch" in result.stdout
+
+
+def test_doctor_says_what_a_missing_compiler_costs(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from glm5_hal.backends.cpu import backend
+    from glm5_hal.backends.cpu.portable import CpuPortable
+
+    monkeypatch.setattr(backend, "exact_backend", lambda: CpuPortable)
+    advice = "advice: the exact profile runs in plain torch, slowly"
+    assert advice in call("doctor").stdout
 
 
 @pytest.mark.usefixtures("broken")
