@@ -47,7 +47,9 @@ def test_a_broken_backend_is_shown_with_its_error(call: Call) -> None:
     reports = {report["name"]: report for report in json.loads(result.stdout)}
     assert reports["cpu"]["available"]
     assert reports["cpu"]["devices"] == 1
-    assert "torch" in reports["cpu"]["versions"]
+    details = {profile["name"]: profile for profile in reports["cpu"]["details"]}
+    assert set(details) == {"exact", "fast"}
+    assert all("torch" in profile["versions"] for profile in details.values())
     assert reports["absent"]["reason"] == "no device file"
     assert reports["absent"]["aliases"] == ["away"]
     assert reports["absent"]["profiles"] == ["fast"]
