@@ -7,6 +7,7 @@ from torch import Tensor
 
 from glm5_hal import Backend, Cache, Capabilities, Level, Numerics, PagedContext, Weight, WeightRole
 from glm5_hal.backends.cpu import attention, elementwise, moe, muon, sampling, select, tiles
+from glm5_hal.backends.cpu.exact import exact_backend
 
 
 class CpuBackend(Backend):
@@ -27,11 +28,7 @@ class CpuBackend(Backend):
 
     @classmethod
     def in_profile(cls, numerics: Numerics) -> type[Backend]:
-        if numerics is Numerics.FAST:
-            return cls
-        from glm5_hal.backends.cpu.exact import exact_backend
-
-        return exact_backend()
+        return cls if numerics is Numerics.FAST else exact_backend()
 
     @classmethod
     def is_available(cls) -> tuple[bool, str]:

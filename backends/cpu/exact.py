@@ -6,4 +6,8 @@ from glm5_hal.backends.cpu.portable import CpuPortable
 
 def exact_backend() -> type[Backend]:
     """The compiled kernels where they were built, else plain torch."""
-    return CpuPortable
+    try:
+        from glm5_hal.backends.cpu.compiled import CpuCompiled
+    except ImportError:
+        return CpuPortable
+    return CpuCompiled

@@ -1,5 +1,6 @@
 """Newton-Schulz orthogonalisation of Muon, one matrix per head (Muon Split)."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 import torch
@@ -69,10 +70,11 @@ def muon_orthogonalize(
 )
 def fixed_point(g: Tensor, steps: int = 5) -> Tensor:
     """Newton-Schulz on exact products, one matrix at a time."""
-    return torch.stack([_one(matrix, steps) for matrix in g]) if g.shape[0] else g.clone()
+    return torch.stack([one_matrix(m, steps, _times) for m in g]) if g.shape[0] else g.clone()
 
 
-def _one(g: Tensor, steps: int) -> Tensor:
+def one_matrix(g: Tensor, steps: int, times: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The exact rule for one matrix [m, n]; `times` takes rows with rows by exact sums."""
     a, b, c = (torch.tensor(value) for value in COEFFICIENTS)
     tall = g.shape[0] > g.shape[1]
     whole = fixed(g.flatten(), ACTIVATION_DIGITS)
@@ -88,9 +90,9 @@ def _one(g: Tensor, steps: int) -> Tensor:
     total = parts.integers.sum().long().float().double() * power(parts.exponent - parts.bits)
     x = read(wide) * divide(torch.ones(()), square_root(total.float()))
     for _ in range(steps):
-        gram = _times(x, x)
-        mixed = b * read(gram) + c * read(_times(gram, gram))
-        x = a * read(x) + _times(mixed, x.mT)
+        gram = times(x, x)
+        mixed = b * read(gram) + c * read(times(gram, gram))
+        x = a * read(x) + times(mixed, x.mT)
     return write(x.mT if tall else x, g.dtype).contiguous()
 
 

@@ -17,13 +17,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from layout import FOLDERS, package_files
+from layout import EXTENSIONS, FOLDERS, is_extension, package_files
 
 
 def contents(wheel: Path, root: Path) -> Iterator[str]:
-    """The wheel holds the package's files, byte for byte, and no others."""
+    """The wheel holds the package's files, byte for byte, and no others but extensions."""
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
+        held = {name for name in held if not is_extension(name)}
         wanted = package_files(root)
         yield from (f"{name} is not in the wheel" for name in sorted(wanted.keys() - held))
         yield from (f"{name} should not be in the wheel" for name in sorted(held - wanted.keys()))
@@ -37,7 +38,8 @@ def installed() -> Iterator[str]:
     import glm5_hal
 
     home = Path(glm5_hal.__file__)
-    if not home.is_relative_to(sysconfig.get_path("purelib")):
+    places = [sysconfig.get_path(kind) for kind in ("purelib", "platlib")]
+    if not any(home.is_relative_to(place) for place in places):
         yield f"glm5_hal comes from {home}, expected the installed package"
     if not (home.parent / "py.typed").is_file():
         yield "py.typed is missing"
@@ -47,6 +49,9 @@ def installed() -> Iterator[str]:
     for module in pkgutil.walk_packages(glm5_hal.__path__, "glm5_hal.", onerror=lambda _: None):
         try:
             importlib.import_module(module.name)
+        except ModuleNotFoundError as error:
+            if str(error.name).replace(".", "/") not in EXTENSIONS:
+                yield f"{module.name} cannot be imported: {error!r}"
         except Exception as error:  # whatever a module does on import
             yield f"{module.name} cannot be imported: {error!r}"
 

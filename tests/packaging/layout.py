@@ -6,6 +6,13 @@ from typing import Any
 
 FOLDERS = ("backends", "conformance", "kernels", "model")
 """Top-level folders that are imported below `glm5_hal`, and must not be import names."""
+EXTENSIONS = ("glm5_hal/kernels/cpu/_exact",)
+"""Built from sources of the package, where there is a compiler; a suffix names the platform."""
+
+
+def is_extension(name: str) -> bool:
+    """Whether a file of the installed package is a built extension."""
+    return name.endswith((".so", ".pyd")) and name.split(".")[0] in EXTENSIONS
 
 
 def project(root: Path) -> dict[str, Any]:
