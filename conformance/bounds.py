@@ -18,6 +18,8 @@ from glm5_hal.conformance.call import Call
 from glm5_hal.conformance.case import Evidence, Failure
 from glm5_hal.conformance.compare import Difference
 from glm5_hal.conformance.families.judging import digests, reject_decoys
+from glm5_hal.conformance.fixing import cost as fixing_of
+from glm5_hal.exact import READ, WRITE
 from glm5_hal.levels import Numerics
 
 UNIT = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8}
@@ -35,6 +37,8 @@ class Coefficients:
     inner: float
     output: float
     why: str
+    fixed: float = 0.0
+    read: float = 0.0
 
 
 @functools.cache
@@ -54,7 +58,7 @@ def of(
     """Exact results in float64 and the bound on each element's error."""
     row = table()[profile.value][call.op]
     unit = UNIT[_activation_dtype(call)]
-    known = _ORACLES[call.op](call)
+    known = _ORACLES[call.op](_summed(call, profile))
     carried = known.carried or known.magnitude
     bound = tuple(
         (row.terms * known.terms + row.extra) * 2.0**-24 * size
@@ -63,7 +67,26 @@ def of(
         + FLUSH
         for value, size, inside in zip(known.exact, known.magnitude, carried, strict=True)
     )
+    if profile is Numerics.EXACT:
+        bound = tuple(b + more for b, more in zip(bound, fixing(call), strict=True))
     return known.exact, bound
+
+
+def _summed(call: Call, profile: Numerics) -> Call:
+    """The norm is taken of the rounded sum: in the exact profile that is the definition's own."""
+    if profile is Numerics.EXACT and call.arguments.get("residual") is not None:
+        return call.with_arguments(x=call.defined(profile)[1], residual=None)
+    return call
+
+
+def fixing(call: Call) -> tuple[Tensor, ...]:
+    """What fixing and the thresholds of the exact profile add to the bound of each result."""
+    row = table()[Numerics.EXACT.value][call.op]
+    cost = fixing_of(call)
+    return tuple(
+        row.fixed * fixed + row.read * READ * moved + WRITE
+        for fixed, moved in zip(cost.fixing, cost.reading, strict=True)
+    )
 
 
 def judge(

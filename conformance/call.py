@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glm5_hal import Cache, PagedContext, Runtime, Weight, WeightRole
+from glm5_hal import Cache, Numerics, PagedContext, Runtime, Weight, WeightRole
+from glm5_hal.conformance.reference_backend import reference_runtime
 from glm5_hal.contract import OPS, Op
 
 
@@ -17,6 +18,15 @@ class WeightValue:
 
     role: WeightRole
     tensor: Tensor
+
+
+@dataclass(frozen=True)
+class ShardValue:
+    """A linear weight [N, K] on the host, whose columns [start, stop) a backend is to prepare."""
+
+    tensor: Tensor
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,8 @@ class Call:
 
     Attributes:
         op: name of the op.
-        arguments: name to tensor, `WeightValue`, `CacheValue`, `PagedContext` or plain value.
+        arguments: name to tensor, value of a handle (`WeightValue`, ...), `PagedContext` or plain
+            value.
     """
 
     op: str
@@ -81,6 +92,12 @@ class Call:
         """What the op's reference answers; for cache_write the cache's slots afterwards."""
         plain = {name: _plain(value) for name, value in self.arguments.items()}
         return _results(self.spec.reference(**plain), plain.get("cache"))
+
+    def defined(self, numerics: Numerics) -> tuple[Tensor, ...]:
+        """What the op's definition in a profile answers; a composite's is made of its parts."""
+        if numerics is Numerics.FAST:
+            return self.reference()
+        return answer(reference_runtime(numerics), self)
 
 
 def _double(value: Any) -> Any:
@@ -156,6 +173,8 @@ def _carry(runtime: Runtime, value: Any) -> Any:
         return backend.to_device(value.clone())
     if isinstance(value, WeightValue):
         return runtime.prepare_weight(value.role, value.tensor.clone())
+    if isinstance(value, ShardValue):
+        return backend.prepare_shard(value.tensor.clone(), value.start, value.stop)
     if isinstance(value, CacheValue):
         slots, width = value.rows.shape
         cache = runtime.allocate_cache(

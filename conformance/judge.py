@@ -7,6 +7,7 @@ import traceback
 from dataclasses import asdict, replace
 
 from glm5_hal import Plan, Runtime, Unsupported
+from glm5_hal.conformance import golden
 from glm5_hal.conformance.case import Case, Evidence, Failure, Result, Status
 from glm5_hal.conformance.compare import Difference
 from glm5_hal.conformance.waivers import Waivers
@@ -14,6 +15,9 @@ from glm5_hal.levels import Level
 
 LONGEST = 4000
 """Characters of a message that are kept."""
+
+
+_OTHER_BYTES = "the parity-bytes cases of the op name the first element that differs"
 
 
 def reproduce(case: Case, plan: Plan) -> str:
@@ -72,6 +76,9 @@ def judge(case: Case, runtime: Runtime) -> Result:
     problem = _problem(evidence)
     if problem:
         return say(Status.FAIL, problem)
+    problem = golden.problem(case, evidence.digests)
+    if problem:
+        return replace(say(Status.FAIL, problem), digests=evidence.digests, hint=_OTHER_BYTES)
     if case.op in declared:
         return say(
             Status.FAIL, f"{case.op} is declared unsupported ({declared[case.op]}), but runs"

@@ -44,7 +44,7 @@ def manifest(outcome: Outcome, files: dict[str, str]) -> dict[str, Any]:
         "ended": outcome.ended.isoformat(),
         "seconds": (outcome.ended - outcome.started).total_seconds(),
         "counts": counts(outcome.results),
-        "levels_without_cases": missing_levels(job.source.cases().values()),
+        "levels_without_cases": missing_levels(job.profile_cases),
         "must_pass_list": job.must_pass.name,
         "must_pass_hash": job.must_pass.sha256,
         "waivers": [waiver.to_dict() for waiver in job.waivers.entries],

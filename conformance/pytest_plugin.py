@@ -18,7 +18,11 @@ def pytest_addoption(parser: "pytest.Parser") -> None:
         metavar="NAME[:INDEX]",
         help="backend to judge; the cases are in --pyargs glm5_hal.conformance",
     )
-    group.addoption("--hal-numerics", metavar="PROFILE", help="numeric profile, default fast")
+    group.addoption(
+        "--hal-numerics",
+        metavar="PROFILE",
+        help="numeric profile, default GLM5_HAL_NUMERICS, else fast",
+    )
     group.addoption("--hal-quick", action="store_true", help="the quick cases only")
 
 

@@ -94,6 +94,12 @@ class Job:
         return self.backend.capabilities.claims.get(self.plan.numerics, frozenset())
 
     @property
+    def profile_cases(self) -> list[Case]:
+        """Every case of the profile, selected or not."""
+        profile = self.plan.numerics
+        return [case for case in self.source.cases().values() if case.profile is profile]
+
+    @property
     def setup(self) -> Setup:
         """What every worker opens."""
         name = f"{self.plan.backend}:{self.plan.index}"

@@ -67,6 +67,9 @@ class Selection:
             raise AskedError(f"no op {', '.join(unknown)}; ops with cases: {', '.join(known)}")
         if self.case is not None and self.case not in catalogue:
             raise AskedError(f"no case {self.case!r}; {closest(self.case, catalogue)}")
+        if self.case is not None and catalogue[self.case].profile is not self.profile:
+            profile = catalogue[self.case].profile.value
+            raise AskedError(f"{self.case} is of the {profile} profile: --numerics {profile}")
 
 
 def closest(name: str, known: Iterable[str]) -> str:

@@ -191,6 +191,24 @@ _WRITTEN: dict[str, tuple[Shape, ...]] = {
         _full(T=1, V=1),
         _real(T=3, V=154880),
     ),
+    "row_exponents": (
+        _quick(T=33, K=65),
+        _full(T=3, K=0),
+        _full(T=0, K=8),
+        _real(T=3, K=2048),
+    ),
+    "linear_limbs": (
+        _quick(T=33, K=65, N=48),
+        _full(T=3, K=0, N=16),
+        _full(T=0, K=8, N=16),
+        _real(T=3, K=2048, N=512),
+    ),
+    "linear_from_limbs": (
+        _quick(T=33, K=65, N=48),
+        _full(T=3, K=0, N=16),
+        _full(T=0, K=8, N=16),
+        _real(T=3, K=2048, N=512),
+    ),
 }
 
 

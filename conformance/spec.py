@@ -6,10 +6,13 @@
 import inspect
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from glm5_hal.conformance.catalogue import catalogue
-from glm5_hal.contract import CONTRACT_VERSION, OPS, Array, Op, Requirement
+from glm5_hal.conformance.families import FAST_ONLY
+from glm5_hal.contract import CONTRACT_VERSION, OPS, Array, Kind, Op, Requirement
+from glm5_hal.levels import Numerics
 from glm5_hal.requirements import GENERAL
 
 _HEAD = "<!-- Made by `python -m glm5_hal.conformance.spec`. Edit the op file, not this page. -->\n"
@@ -27,20 +30,42 @@ def pages() -> dict[str, str]:
 def op_page(op: Op[..., object]) -> str:
     """Signature, shapes, meaning, requirements and reference of one op."""
     doc = inspect.cleandoc(op.__doc__ or "")
-    source = inspect.getsource(op.reference)
-    body = source[source.index("def ") :]
+    own = "" if op.profile is None else f" It exists in the {op.profile.value} profile only."
     parts = [
         f"# {op.name}",
-        f"{op.kind.value.capitalize()} op of contract version {CONTRACT_VERSION}.",
+        f"{op.kind.value.capitalize()} op of contract version {CONTRACT_VERSION}.{own}",
         doc,
         "## Arguments and results",
         _shapes(op),
         "## Requirements",
-        _requirements(list(op.requirements.values())),
+        _requirements([req for req in op.requirements.values() if req.profile is op.profile]),
         "## Reference",
-        f"```python\n{body.rstrip()}\n```",
+        _source(op.reference),
+        *_exact(op),
     ]
     return _HEAD + "\n" + "\n\n".join(parts) + "\n"
+
+
+def _source(function: Callable[..., object]) -> str:
+    source = inspect.getsource(function)
+    body = source[source.index("def ") :]
+    return f"```python\n{body.rstrip()}\n```"
+
+
+def _exact(op: Op[..., object]) -> list[str]:
+    """What defines the op in the exact profile."""
+    if op.profile is Numerics.EXACT:
+        return []
+    if op.name in FAST_ONLY:
+        said = [f"Not part of it: {FAST_ONLY[op.name]}."]
+    elif op.exact_rule is not None:
+        exact = [req for req in op.requirements.values() if req.profile is Numerics.EXACT]
+        said = [_requirements(exact), _source(op.exact_rule)]
+    elif op.kind is Kind.COMPOSITE:
+        said = ["Defined by its composition:", _source(op.default)]
+    else:
+        said = ["The reference defines it to the bit: the op moves or orders values."]
+    return ["## Exact profile", *said]
 
 
 def _shapes(op: Op[..., object]) -> str:
@@ -80,7 +105,10 @@ def _general() -> str:
     parts = [
         "# Requirements of every op and of the model",
         "RUN and GUARD hold for each op, MODEL for the whole model.",
-        _requirements(list(GENERAL.values())),
+        _requirements([req for req in GENERAL.values() if req.profile is None]),
+        "## Exact profile",
+        "What the exact rules of the ops are made of, and what their bytes add up to.",
+        _requirements([req for req in GENERAL.values() if req.profile is Numerics.EXACT]),
     ]
     return _HEAD + "\n" + "\n\n".join(parts) + "\n"
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from glm5_hal import PagedContext, WeightRole
+from glm5_hal import Numerics, PagedContext, WeightRole
 from glm5_hal.conformance import data
-from glm5_hal.conformance.call import CacheValue, Call, WeightValue
+from glm5_hal.conformance.call import CacheValue, Call, ShardValue, WeightValue
 from glm5_hal.conformance.shapes import SHAPES, Shape
+from glm5_hal.ops.row_exponents import NOT_FINITE
 from glm5_hal.rope_table import rope_table
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -399,3 +400,38 @@ def _(v: Variant) -> Call:
         "draws": v.integers("draws", s["T"], high=1 << 24),
     }
     return Call("sample", arguments)
+
+
+@_builds("row_exponents")
+def _(v: Variant) -> Call:
+    s = v.shape
+    return Call("row_exponents", {"x": v.values("x", s["T"], s["K"])})
+
+
+def _shard(v: Variant) -> ShardValue:
+    """The middle K columns of a weight that has two more on either side."""
+    wide = v.plain("w", v.shape["N"], v.shape["K"] + 4, scale=(v.shape["K"] + 4) ** -0.5)
+    return ShardValue(wide, 2, v.shape["K"] + 2)
+
+
+@_builds("linear_limbs")
+def _(v: Variant) -> Call:
+    x = v.values("x", v.shape["T"], v.shape["K"])
+    # another rank's part of each row may hold larger values: up to twice here
+    (own,) = Call("row_exponents", {"x": x}).defined(Numerics.EXACT)
+    above = v.integers("above", v.shape["T"], high=2)
+    exponents = torch.where(own == NOT_FINITE, own, own + above)
+    return Call("linear_limbs", {"x": x, "w": _shard(v), "exponents": exponents})
+
+
+@_builds("linear_from_limbs")
+def _(v: Variant) -> Call:
+    part = BUILDERS["linear_limbs"](v)
+    (limbs,) = part.defined(Numerics.EXACT)
+    arguments = {
+        "limbs": 3 * limbs,  # as the sum of three ranks
+        "exponents": part.arguments["exponents"],
+        "w": part.arguments["w"],
+        "out_dtype": v.torch_dtype,
+    }
+    return Call("linear_from_limbs", arguments)

@@ -99,6 +99,10 @@ def explain(requirement: str, cases: Sequence[Case]) -> str:
         lines += [f"{name} is a {op.kind.value} op; its definition:", ""]
         lines += inspect.getsource(op.reference).rstrip().splitlines()
         lines.append("")
+        if op.exact_rule is not None:
+            lines += ["and in the exact profile:", ""]
+            lines += inspect.getsource(op.exact_rule).rstrip().splitlines()
+            lines.append("")
     lines.append(f"{len(cases)} cases:")
     lines += [f"  {case.id}  ({case.aspect} of {case.op})" for case in cases]
     return "\n".join(lines)

@@ -52,6 +52,8 @@ _EXACT = {
     "EXACT-SIGMOID-1": "sigmoid(x): s = exp(-|x|), t = 1 / (s + 1); t for x >= 0, else s * t.",
     "EXACT-MODES-1": "Every instruction set and tile shape that a backend can be told to use gives "
     "the same bytes.",
+    "EXACT-RANKS-1": "The number of ranks that hold the model together changes no byte of its "
+    "logits.",
     "EXACT-BYTES-1": "The whole model's logits and sampled tokens have the recorded digest.",
 }
 

@@ -35,38 +35,38 @@ class BadKernel:
 
 
 @triton.jit
-def contracted(x, y, out, BLOCK: tl.constexpr):
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+def contracted(x, y, out, block: tl.constexpr):
+    i = tl.program_id(0) * block + tl.arange(0, block)
     tl.store(out + i, tl.load(x + i) * tl.load(y + i) + tl.load(out + i))
 
 
 @triton.jit
-def fused(x, y, out, BLOCK: tl.constexpr):
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+def fused(x, y, out, block: tl.constexpr):
+    i = tl.program_id(0) * block + tl.arange(0, block)
     tl.store(out + i, tl.fma(tl.load(x + i), tl.load(y + i), tl.load(out + i)))
 
 
 @triton.jit
-def divided(x, y, out, BLOCK: tl.constexpr):
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+def divided(x, y, out, block: tl.constexpr):
+    i = tl.program_id(0) * block + tl.arange(0, block)
     tl.store(out + i, tl.load(x + i) / tl.load(y + i))
 
 
 @triton.jit
-def rooted(x, y, out, BLOCK: tl.constexpr):
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+def rooted(x, y, out, block: tl.constexpr):
+    i = tl.program_id(0) * block + tl.arange(0, block)
     tl.store(out + i, tl.rsqrt(tl.load(x + i)))
 
 
 @triton.jit
-def exponential(x, y, out, BLOCK: tl.constexpr):
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+def exponential(x, y, out, block: tl.constexpr):
+    i = tl.program_id(0) * block + tl.arange(0, block)
     tl.store(out + i, tl.exp2(tl.load(x + i)))
 
 
 @triton.jit
-def flushed(x, y, out, BLOCK: tl.constexpr):
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+def flushed(x, y, out, block: tl.constexpr):
+    i = tl.program_id(0) * block + tl.arange(0, block)
     found = tl.inline_asm_elementwise(
         "mul.rn.ftz.f32 $0, $1, $2;",
         "=f,f,f",
@@ -79,16 +79,16 @@ def flushed(x, y, out, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def atomic(x, y, out, BLOCK: tl.constexpr):
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+def atomic(x, y, out, block: tl.constexpr):
+    i = tl.program_id(0) * block + tl.arange(0, block)
     tl.atomic_add(out + i % 7, tl.load(x + i))
 
 
 @triton.jit
-def widened(x, y, out, BLOCK: tl.constexpr):
+def widened(x, y, out, block: tl.constexpr):
     """int8 products on float units, as a compiler without integer dots makes them."""
-    i = tl.arange(0, BLOCK)
-    place = i[:, None] * BLOCK + i[None, :]
+    i = tl.arange(0, block)
+    place = i[:, None] * block + i[None, :]
     a, b = tl.load(x + place), tl.load(y + place)
     exact = tl.dot(a, b, out_dtype=tl.int32)
     lossy = tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision="ieee")
@@ -96,50 +96,50 @@ def widened(x, y, out, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def narrowed(x, y, out, BLOCK: tl.constexpr):
-    i = tl.arange(0, BLOCK)
-    place = i[:, None] * BLOCK + i[None, :]
+def narrowed(x, y, out, block: tl.constexpr):
+    i = tl.arange(0, block)
+    place = i[:, None] * block + i[None, :]
     tl.store(out + place, tl.dot(tl.load(x + place), tl.load(y + place), input_precision="tf32"))
 
 
 @triton.jit
-def greedy(x, y, out, BLOCK: tl.constexpr):
+def greedy(x, y, out, block: tl.constexpr):
     """More values alive at once than there are registers."""
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    i = tl.program_id(0) * block + tl.arange(0, block)
     a = tl.load(x + i)
     tl.store(out + i, a * tl.sum(a) + tl.load(y + i))
 
 
 @triton.jit
-def deep(x, y, out, BLOCK: tl.constexpr):
+def deep(x, y, out, block: tl.constexpr):
     """Eight tiles in flight, more than shared memory holds."""
-    i = tl.arange(0, BLOCK)
-    total = tl.zeros((BLOCK, BLOCK), dtype=tl.float32)
-    for k in range(0, 4096, BLOCK):
+    i = tl.arange(0, block)
+    total = tl.zeros((block, block), dtype=tl.float32)
+    for k in range(0, 4096, block):
         a = tl.load(x + i[:, None] * 4096 + (k + i)[None, :])
-        b = tl.load(y + (k + i)[:, None] * BLOCK + i[None, :])
+        b = tl.load(y + (k + i)[:, None] * block + i[None, :])
         total = tl.dot(a, b, total)
-    tl.store(out + i[:, None] * BLOCK + i[None, :], total)
+    tl.store(out + i[:, None] * block + i[None, :], total)
 
 
-_FLOATS = {"x": "*fp32", "y": "*fp32", "out": "*fp32", "BLOCK": "constexpr"}
-_HALVES = {"x": "*bf16", "y": "*bf16", "out": "*fp32", "BLOCK": "constexpr"}
-_BYTES = {"x": "*i8", "y": "*i8", "out": "*i32", "BLOCK": "constexpr"}
+_FLOATS = {"x": "*fp32", "y": "*fp32", "out": "*fp32", "block": "constexpr"}
+_HALVES = {"x": "*bf16", "y": "*bf16", "out": "*fp32", "block": "constexpr"}
+_BYTES = {"x": "*i8", "y": "*i8", "out": "*i32", "block": "constexpr"}
 
 BAD = (
-    BadKernel(contracted, "AUDIT-FMA-1", _FLOATS, {"BLOCK": 256}, options={}),
-    BadKernel(fused, "AUDIT-FMA-1", _FLOATS, {"BLOCK": 256}),
-    BadKernel(divided, "AUDIT-DIVIDE-1", _FLOATS, {"BLOCK": 256}),
-    BadKernel(rooted, "AUDIT-DIVIDE-1", _FLOATS, {"BLOCK": 256}),
-    BadKernel(exponential, "AUDIT-FUNCTION-1", _FLOATS, {"BLOCK": 256}),
-    BadKernel(flushed, "AUDIT-FLUSH-1", _FLOATS, {"BLOCK": 256}, targets=("sm_80", "sm_90")),
-    BadKernel(atomic, "AUDIT-ATOMIC-1", _FLOATS, {"BLOCK": 256}, profile=Numerics.FAST),
-    BadKernel(widened, "AUDIT-INT8-1", _BYTES, {"BLOCK": 32}),
+    BadKernel(contracted, "AUDIT-FMA-1", _FLOATS, {"block": 256}, options={}),
+    BadKernel(fused, "AUDIT-FMA-1", _FLOATS, {"block": 256}),
+    BadKernel(divided, "AUDIT-DIVIDE-1", _FLOATS, {"block": 256}),
+    BadKernel(rooted, "AUDIT-DIVIDE-1", _FLOATS, {"block": 256}),
+    BadKernel(exponential, "AUDIT-FUNCTION-1", _FLOATS, {"block": 256}),
+    BadKernel(flushed, "AUDIT-FLUSH-1", _FLOATS, {"block": 256}, targets=("sm_80", "sm_90")),
+    BadKernel(atomic, "AUDIT-ATOMIC-1", _FLOATS, {"block": 256}, profile=Numerics.FAST),
+    BadKernel(widened, "AUDIT-INT8-1", _BYTES, {"block": 32}),
     BadKernel(
         narrowed,
         "AUDIT-TF32-1",
         _FLOATS,
-        {"BLOCK": 64},
+        {"block": 64},
         targets=("sm_80", "sm_90"),
         profile=Numerics.FAST,
     ),
@@ -147,7 +147,7 @@ BAD = (
         greedy,
         "AUDIT-SPILL-1",
         _FLOATS,
-        {"BLOCK": 16384},
+        {"block": 16384},
         targets=("sm_80", "sm_90"),
         options={"num_warps": 1},
         profile=Numerics.FAST,
@@ -156,7 +156,7 @@ BAD = (
         deep,
         "AUDIT-SHARED-1",
         _HALVES,
-        {"BLOCK": 128},
+        {"block": 128},
         targets=("sm_80", "sm_90"),
         options={"num_warps": 8, "num_stages": 8},
         profile=Numerics.FAST,

@@ -52,7 +52,7 @@ def cases() -> Iterator[Case]:
 def _accurate(requirement: str, v: Variant, change: Change, tag: str) -> Case:
     def check(runtime: Runtime) -> Evidence:
         call = change(v.call())
-        exact, bound = bounds.of(call)
+        exact, bound = bounds.of(call, runtime.plan.numerics)
         return bounds.judge(call, exact, bound, answer(runtime, call))
 
     return case(requirement, "accuracy", v, check, aspect=ACCURACY, tag=tag)

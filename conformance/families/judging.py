@@ -2,28 +2,42 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from glm5_hal import Runtime
+from glm5_hal.conformance import golden
 from glm5_hal.conformance.call import Call, answer
 from glm5_hal.conformance.case import FUNCTION, Case, Check, Evidence, Failure
 from glm5_hal.conformance.compare import first_difference, words
 from glm5_hal.conformance.subjects import Variant
+from glm5_hal.levels import Numerics
 
 
 def digest(tensor: Tensor) -> str:
     """SHA-256 of dtype, shape and bytes; every NaN counts as one pattern."""
     if tensor.is_floating_point():
         tensor = torch.where(tensor.isnan(), torch.nan, tensor)
+    return _sha256(tensor, words(tensor))
+
+
+def _sha256(tensor: Tensor, content: Tensor) -> str:
     form = f"{tensor.dtype}{list(tensor.shape)}".encode()
-    return hashlib.sha256(form + words(tensor).numpy().tobytes()).hexdigest()
+    return hashlib.sha256(form + content.numpy().tobytes()).hexdigest()
 
 
 def digests(results: tuple[Tensor, ...]) -> dict[str, str]:
     """Digest of each result."""
     return {f"output{number}": digest(result) for number, result in enumerate(results)}
+
+
+def raw_digests(results: tuple[Tensor, ...]) -> dict[str, str]:
+    """Digest of each result with the bits of its NaN, which the exact profile defines."""
+    return {
+        f"output{number}": _sha256(result, words(result)) for number, result in enumerate(results)
+    }
 
 
 def same_bytes(
@@ -33,9 +47,10 @@ def same_bytes(
     message: str,
     change: str = "",
     hint: str = "",
+    any_nan: bool = True,
 ) -> None:
     """Raise `Failure` at the first differing byte."""
-    difference = first_difference(expected, found)
+    difference = first_difference(expected, found, any_nan=any_nan)
     if difference is not None:
         raise Failure(f"{message}: {difference}", change=change, difference=difference, hint=hint)
 
@@ -63,12 +78,45 @@ def case(
     )
 
 
-def parity(build: Callable[[], Call]) -> Check:
-    """A check that an op answers what its reference does, byte for byte."""
+def unchecked(runtime: Runtime) -> Evidence:
+    """The check of a case that is given its own later."""
+    raise NotImplementedError("this case has no check")
+
+
+def in_exact(case: Case) -> Case:
+    """The same case in the exact profile."""
+    return replace(case, id=f"exact/{case.id}", profile=Numerics.EXACT)
+
+
+def defined_bytes(case: Case, build: Callable[[], Call], hint: str) -> Case:
+    """A case of the exact profile that compares all bytes with the golden ones.
+
+    The definition is computed only to show where they differ.
+    """
 
     def check(runtime: Runtime) -> Evidence:
         call = build()
-        expected = call.reference()
+        found = answer(runtime, call)
+        evidence = Evidence(raw_digests(found))
+        wanted = golden.of(named.id)
+        if wanted is not None and wanted != evidence.digests:
+            expected = call.defined(Numerics.EXACT)
+            same_bytes(
+                expected, found, message="not the bytes of the definition", hint=hint, any_nan=False
+            )
+            raise Failure("the golden digest is not the definition's", hint=golden.MAKE)
+        return evidence
+
+    named = in_exact(replace(case, check=check))
+    return named
+
+
+def parity(build: Callable[[], Call]) -> Check:
+    """A check that an op answers what its definition does, byte for byte."""
+
+    def check(runtime: Runtime) -> Evidence:
+        call = build()
+        expected = call.defined(runtime.plan.numerics)
         found = answer(runtime, call)
         reject_decoys(call, expected, lambda decoy: first_difference(expected, decoy) is None)
         same_bytes(expected, found, message="not the bytes of the reference")

@@ -16,6 +16,11 @@ MARGIN = 1e-5
 """A choice is judged where the last chosen and the first refused differ by more than this."""
 
 
+Results = tuple[Tensor, ...]
+Compare = Callable[[Call, Results, Results], None]
+"""Judges (call, what its definition answers, what was found); raises `Failure`."""
+
+
 def cases() -> Iterator[Case]:
     """The requirements of moe_route, each on its own."""
     for v in variants("moe_route", kinds=("normal", "outlier60"), dtypes=("fp32",)):
@@ -34,11 +39,11 @@ def cases() -> Iterator[Case]:
             yield case("ROUTE-3", "parity", v, _ties(v), tag="ties")
 
 
-def _judge(v: Variant, compare: Callable[[Call, tuple[Tensor, Tensor]], None]) -> Check:
+def _judge(v: Variant, compare: Compare) -> Check:
     def check(runtime: Runtime) -> Evidence:
         call = v.call()
         ids, weights = answer(runtime, call)
-        compare(call, (ids, weights))
+        compare(call, call.defined(runtime.plan.numerics), (ids, weights))
         return Evidence(digests((ids, weights)))
 
     return check
@@ -67,18 +72,17 @@ def _clear_rows(call: Call) -> Tensor:
 
 
 def _chosen(v: Variant) -> Check:
-    def compare(call: Call, found: tuple[Tensor, Tensor]) -> None:
+    def compare(call: Call, expected: Results, found: Results) -> None:
         clear = _clear_rows(call)
         if clear.numel() and float(clear.float().mean()) < 0.5:
             raise Failure("the case is too weak: half of its rows have no margin")
-        expected = call.reference()[0]
-        same_bytes((expected[clear],), (found[0][clear],), message="other experts are chosen")
+        same_bytes((expected[0][clear],), (found[0][clear],), message="other experts are chosen")
 
     return _judge(v, compare)
 
 
 def _pairing(v: Variant) -> Check:
-    def compare(call: Call, found: tuple[Tensor, Tensor]) -> None:
+    def compare(call: Call, expected: Results, found: Results) -> None:
         ids, weights = found
         if bool((ids.diff(dim=1) <= 0).any()):
             raise Failure("the ids of a row do not ascend")
@@ -125,7 +129,7 @@ def _close(v: Variant) -> Check:
         call = v.call().with_arguments(logits=1.0 + steps.float() * 2.0**-9, bias=bias)
         found = answer(runtime, call)
         same_bytes(
-            call.reference()[:1],
+            call.defined(runtime.plan.numerics)[:1],
             found[:1],
             message="other experts are chosen",
             hint="scores or bias are narrower than float32",
@@ -140,7 +144,7 @@ def _weights(v: Variant, normalize: bool) -> Check:
         call = v.call().with_arguments(normalize=normalize)
         found = answer(runtime, call)
         clear = _clear_rows(call)
-        expected, bound = bounds.of(call)
+        expected, bound = bounds.of(call, runtime.plan.numerics)
         return bounds.judge(
             call, (expected[1][clear],), (bound[1][clear],), (found[1][clear],), decoys=False
         )
@@ -149,7 +153,7 @@ def _weights(v: Variant, normalize: bool) -> Check:
 
 
 def _groups(v: Variant) -> Check:
-    def compare(call: Call, found: tuple[Tensor, Tensor]) -> None:
+    def compare(call: Call, expected: Results, found: Results) -> None:
         a = call.arguments
         size = a["logits"].shape[1] // a["n_group"]
         used = [len({int(i) // size for i in row}) for row in found[0]]
@@ -158,9 +162,7 @@ def _groups(v: Variant) -> Check:
                 f"experts of {max(used)} groups are chosen, the limit is {a['topk_group']}"
             )
         clear = _clear_rows(call)
-        same_bytes(
-            (call.reference()[0][clear],), (found[0][clear],), message="other groups are chosen"
-        )
+        same_bytes((expected[0][clear],), (found[0][clear],), message="other groups are chosen")
 
     return _judge(v, compare)
 

@@ -58,11 +58,11 @@ def cases() -> Iterator[Case]:
 
 
 def _on_model(check: ModelCheck, dtype: DTypeName) -> Check:
-    return lambda runtime: check(_model(runtime, dtype))
+    return lambda runtime: check(model_of(runtime, dtype))
 
 
 @functools.lru_cache(maxsize=4)
-def _model(runtime: Runtime, dtype: DTypeName) -> GLM5:
+def model_of(runtime: Runtime, dtype: DTypeName) -> GLM5:
     """The tiny model with the suite's own weights."""
     with tempfile.TemporaryDirectory() as parent:
         directory = Path(parent) / "tiny"
@@ -70,7 +70,7 @@ def _model(runtime: Runtime, dtype: DTypeName) -> GLM5:
         return load_model(directory, runtime)
 
 
-def _prompts(model: GLM5) -> list[list[int]]:
+def prompts_of(model: GLM5) -> list[list[int]]:
     vocabulary = model.config.vocab_size
     return [
         data.integers(f"prompt{row}", (length,), 0, vocabulary).tolist()
@@ -79,14 +79,14 @@ def _prompts(model: GLM5) -> list[list[int]]:
 
 
 def _same_logits(expected: list[Tensor], found: list[Tensor], change: str) -> None:
-    same_bytes(tuple(expected), tuple(found), message="other logits", change=change, hint=_BISECT)
+    same_bytes(tuple(expected), tuple(found), message="other logits", change=change, hint=BISECT)
 
 
-_BISECT = "the cases of the single ops name the op; `glm5-hal logits --trace` shows each layer"
+BISECT = "the cases of the single ops name the op; `glm5-hal logits --trace` shows each layer"
 
 
 def _batch(model: GLM5) -> Evidence:
-    prompts = _prompts(model)
+    prompts = prompts_of(model)
     together = sequence_logits(model, prompts)
     for row, prompt in enumerate(prompts):
         alone = sequence_logits(model, [prompt])
@@ -99,7 +99,7 @@ def _batch(model: GLM5) -> Evidence:
 
 
 def _chunks(model: GLM5) -> Evidence:
-    prompts = _prompts(model)
+    prompts = prompts_of(model)
     whole = sequence_logits(model, prompts)
     for chunk in (1, 7, 64):
         _same_logits(whole, sequence_logits(model, prompts, chunk=chunk), f"chunks of {chunk}")
@@ -108,7 +108,7 @@ def _chunks(model: GLM5) -> Evidence:
 
 def _decode(model: GLM5) -> Evidence:
     """A prefill, then one token at a time, each sequence in steps of its own."""
-    prompts = _prompts(model)
+    prompts = prompts_of(model)
     whole = sequence_logits(model, prompts)
     cache = _cache(model)
     handles = [cache.add() for _ in prompts]
@@ -138,7 +138,7 @@ def _step_logits(model: GLM5, cache: KVCache, handle: int, tokens: list[int]) ->
 
 def _pages(model: GLM5) -> Evidence:
     """Pages that others were run on before, in another order."""
-    prompts = _prompts(model)
+    prompts = prompts_of(model)
     whole = sequence_logits(model, prompts)
     cache = _cache(model)
     _spoil(model, cache)
@@ -165,10 +165,10 @@ def _spoil(model: GLM5, cache: KVCache) -> None:
 
 
 def _drafts(model: GLM5) -> Evidence:
-    prompts = _prompts(model)
-    plain = _generated(model, prompts, Sampling(), 0)
+    prompts = prompts_of(model)
+    plain = generated(model, prompts, Sampling(), 0)
     for drafts in (1, 3):
-        found = _generated(model, prompts, Sampling(), drafts)
+        found = generated(model, prompts, Sampling(), drafts)
         if found != plain:
             raise Failure(
                 "multi-token prediction changes greedy output",
@@ -178,7 +178,7 @@ def _drafts(model: GLM5) -> Evidence:
     return Evidence({"tokens": _token_digest(plain)})
 
 
-def _generated(
+def generated(
     model: GLM5, prompts: list[list[int]], sampling: Sampling, drafts: int
 ) -> list[list[int]]:
     out: list[list[int]] = [[] for _ in prompts]
@@ -194,10 +194,10 @@ def _token_digest(tokens: list[list[int]]) -> str:
 
 
 def _sampling(model: GLM5) -> Evidence:
-    prompts = _prompts(model)
-    first = _generated(model, prompts, Sampling(0.9, 0.95, seed=1), 0)
-    again = _generated(model, prompts, Sampling(0.9, 0.95, seed=1), 2)
-    other = _generated(model, prompts, Sampling(0.9, 0.95, seed=2), 0)
+    prompts = prompts_of(model)
+    first = generated(model, prompts, Sampling(0.9, 0.95, seed=1), 0)
+    again = generated(model, prompts, Sampling(0.9, 0.95, seed=1), 2)
+    other = generated(model, prompts, Sampling(0.9, 0.95, seed=2), 0)
     if first != again:
         raise Failure("the same seed gives other tokens", change="2 draft tokens a step")
     if first == other:
@@ -212,15 +212,15 @@ def _references(model: GLM5) -> Evidence:
     layer and four layers, amplified by at most 8 through a norm and an attention, stays below
     2^-24 * 40 * 4 * 8 = 8e-5 of the largest logit.
     """
-    prompts = _prompts(model)
+    prompts = prompts_of(model)
     found = sequence_logits(model, prompts)
-    expected = sequence_logits(_model(reference_runtime(), "fp32"), prompts)
+    expected = sequence_logits(model_of(reference_runtime(), "fp32"), prompts)
     for row, (want, got) in enumerate(zip(expected, found, strict=True)):
         bound = 2.0**-24 * 40 * 4 * 8 * float(want.abs().max())
         worst = float((want - got).abs().max())
         if not worst <= bound:
             raise Failure(
                 f"sequence {row}: logits are {worst:.3g} from the references, bound {bound:.3g}",
-                hint=_BISECT,
+                hint=BISECT,
             )
     return Evidence(digests(tuple(found)))

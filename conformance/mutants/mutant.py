@@ -5,16 +5,28 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from glm5_hal import Backend, Runtime
 from glm5_hal.backends.cpu.backend import CpuBackend
+from glm5_hal.backends.cpu.portable import CpuPortable
 from glm5_hal.contract import OPS
 from glm5_hal.levels import Numerics
 from glm5_hal.plan import make_plan
 from glm5_hal.requirements import op_of
 
 B = TypeVar("B", bound=type[Backend])
+
+if TYPE_CHECKING:
+    Portable = Backend  # a class that is made is no base that a type checker knows
+else:
+    Portable = CpuPortable
+    """The backend without a fault in the exact profile: mutants of it are made of this class."""
+
+SOUND: Mapping[Numerics, type[Backend]] = MappingProxyType(
+    {Numerics.FAST: CpuBackend, Numerics.EXACT: CpuPortable}
+)
+"""The backend without a fault of each profile."""
 
 _MODULES = (
     "caching",
@@ -31,6 +43,8 @@ _MODULES = (
     "guarding",
     "claiming",
     "modelling",
+    "exact_sums",
+    "exact_chains",
 )
 """The modules of this package that define mutants."""
 
@@ -43,7 +57,7 @@ class Mutant:
         name: of the mutant.
         requirement: the id that is meant to find it.
         story: where such a fault occurs.
-        backend_class: the CPU backend with the fault.
+        backend_class: the CPU backend with the fault, whose base decides on the profile.
     """
 
     name: str
@@ -52,10 +66,15 @@ class Mutant:
     backend_class: type[Backend]
 
     @property
+    def numerics(self) -> Numerics:
+        """The profile that it is judged in."""
+        return profile_of(self.backend_class)
+
+    @property
     def ops(self) -> frozenset[str]:
         """Ops that answer differently; empty where the fault lies outside every op."""
         lineage = self.backend_class.__mro__
-        own = lineage[: lineage.index(CpuBackend)]
+        own = lineage[: lineage.index(SOUND[self.numerics])]
         named = op_of(self.requirement)
         overridden = {op for cls in own for op in vars(cls) if op in OPS}
         return frozenset(overridden | ({named} if named else set()))
@@ -85,6 +104,11 @@ def mutants() -> Mapping[str, Mutant]:
     return MappingProxyType(dict(_REGISTERED))
 
 
+def profile_of(backend_class: type[Backend]) -> Numerics:
+    """The profile of a class made of one of `SOUND`."""
+    return next(n for n, sound in SOUND.items() if issubclass(backend_class, sound))
+
+
 def runtime_of(backend_class: type[Backend]) -> Runtime:
     """A runtime on a backend that is not registered."""
-    return Runtime(make_plan(backend_class, 0, Numerics.FAST), backend_class())
+    return Runtime(make_plan(backend_class, 0, profile_of(backend_class)), backend_class())

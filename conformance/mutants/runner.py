@@ -10,15 +10,15 @@ from dataclasses import dataclass
 import torch
 
 from glm5_hal import Backend
-from glm5_hal.backends.cpu.backend import CpuBackend
 from glm5_hal.conformance.case import Case, Result, Status
 from glm5_hal.conformance.catalogue import catalogue
 from glm5_hal.conformance.errors import AskedError
 from glm5_hal.conformance.judge import judge, not_claimed
-from glm5_hal.conformance.mutants.mutant import Mutant, mutants, runtime_of
+from glm5_hal.conformance.mutants.mutant import SOUND, Mutant, mutants, runtime_of
 from glm5_hal.conformance.mutants.report import Finding, MutationReport
 from glm5_hal.conformance.selection import closest
 from glm5_hal.levels import Numerics
+from glm5_hal.requirements import REQUIREMENTS
 
 Observer = Callable[[int, int, Finding | None], None]
 """Called with (finished, in all, newest finding): at the start without, then after each."""
@@ -81,13 +81,16 @@ def run(
 
 
 def cases_for(mutant: Mutant) -> list[Case]:
-    """The quick cases that judge a mutant: those of its ops, and its requirement's."""
-    claims = mutant.backend_class.capabilities.claims.get(Numerics.FAST, frozenset())
+    """The quick cases that judge a mutant: those of its ops, and its requirement's.
+
+    In the exact profile only those of its own requirements: to the others any byte is as good.
+    """
+    claims = mutant.backend_class.capabilities.claims.get(mutant.numerics, frozenset())
     return [
         case
         for case in catalogue().values()
         if case.quick
-        and case.profile is Numerics.FAST
+        and case.profile is mutant.numerics
         and _concerns(mutant, case)
         and not not_claimed(case, claims, mutant.name)
     ]
@@ -96,6 +99,8 @@ def cases_for(mutant: Mutant) -> list[Case]:
 def _concerns(mutant: Mutant, case: Case) -> bool:
     if case.requirement == mutant.requirement:
         return case.op in mutant.ops or case.op == _MODEL or not mutant.ops
+    if mutant.numerics is Numerics.EXACT and REQUIREMENTS[case.requirement].profile is None:
+        return False
     return case.op in mutant.ops and case.requirement != _COSTLY
 
 
@@ -112,10 +117,10 @@ def _nobody(done: int, total: int, finding: Finding | None) -> None:
 def _tasks(chosen: Sequence[Mutant]) -> list[_Task]:
     """Control cases by op, then mutants; those that run the model first, as they take longest."""
     needed = {case.id: case for mutant in chosen for case in cases_for(mutant)}
-    groups: dict[str, list[str]] = {}
+    groups: dict[tuple[Numerics, str], list[str]] = {}
     for case in needed.values():
         group = case.requirement if case.op == _MODEL else case.op
-        groups.setdefault(group, []).append(case.id)
+        groups.setdefault((case.profile, group), []).append(case.id)
     tasks = [_Task(control=tuple(ids)) for ids in groups.values()]
     tasks += [_Task(mutant.name) for mutant in chosen]
     return sorted(tasks, key=lambda task: not _runs_model(task))
@@ -146,7 +151,8 @@ def _do(task: _Task) -> _Judged:
     if task.mutant:
         mutant = mutants()[task.mutant]
         return _judge(mutant.backend_class, cases_for(mutant))
-    return _judge(CpuBackend, [catalogue()[name] for name in task.control])
+    cases = [catalogue()[name] for name in task.control]
+    return _judge(SOUND[cases[0].profile], cases)
 
 
 def _judge(backend_class: type[Backend], cases: Sequence[Case]) -> _Judged:

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import torch
 
-from glm5_hal import Level, Runtime, Unsupported
+from glm5_hal import Level, Numerics, Runtime, Unsupported
 from glm5_hal.conformance.case import FUNCTION, Case, Check, Evidence, Failure
 from glm5_hal.conformance.compare import first_difference
 
@@ -22,6 +22,10 @@ CHILD = "FAKE_CASES_CHILD"
 
 def passes(runtime: Runtime) -> Evidence:
     return Evidence({"output0": "ab" * 32}, worst=0.5, ulps={0: 3, 1: 2})
+
+
+def silent(runtime: Runtime) -> Evidence:
+    return Evidence()
 
 
 def fails(runtime: Runtime) -> NoReturn:
@@ -134,6 +138,16 @@ def mixed() -> dict[str, Case]:
         case("MLA-1/parity/a", lacks("mla_expanded"), op="mla_expanded"),
         unclaimed,
         case("TOPK-1/parity/segfaults", segfaults),
+    )
+
+
+def two_profiles() -> dict[str, Case]:
+    """A case in both profiles, and one of the exact profile alone."""
+    both = case("TOPK-1/parity/a", silent)
+    return by_id(
+        both,
+        replace(both, id="exact/TOPK-1/parity/a", profile=Numerics.EXACT, quick=True),
+        replace(both, id="exact/TOPK-1/parity/b", profile=Numerics.EXACT),
     )
 
 

@@ -3,16 +3,18 @@
 import pytest
 import torch
 
-from glm5_hal import open_runtime
+from glm5_hal import Numerics, Weight, WeightRole, open_runtime
 from glm5_hal.conformance import bounds, compare, data
 from glm5_hal.conformance import catalogue as module
 from glm5_hal.conformance.case import Case, Evidence, Failure
 from glm5_hal.conformance.catalogue import catalogue
-from glm5_hal.conformance.families import judging
+from glm5_hal.conformance.families import FAST_ONLY, judging
 from glm5_hal.conformance.record import Recorder
 from glm5_hal.conformance.reference_backend import reference_runtime
+from glm5_hal.conformance.shapes import SHAPES
 from glm5_hal.conformance.subjects import BUILDERS, Variant, variants
 from glm5_hal.contract import OPS
+from glm5_hal.exact import contract, fixed
 from glm5_hal.requirements import REQUIREMENTS
 
 
@@ -45,13 +47,76 @@ def test_every_bound_has_its_derivation() -> None:
         assert all(row.why for row in rows.values())
 
 
+@pytest.mark.parametrize("numerics", Numerics)
 @pytest.mark.parametrize("op", sorted(OPS))
-def test_the_reference_answers_the_backend_contract(op: str) -> None:
-    """Each op's call runs through the door on the references, and gives the reference's bytes."""
+def test_the_definition_answers_the_backend_contract(op: str, numerics: Numerics) -> None:
+    """Each op's call runs through the door on the definitions, and gives the definition's bytes."""
+    exact_lacks = numerics is Numerics.EXACT and op in FAST_ONLY
+    if exact_lacks or OPS[op].profile not in (None, numerics):
+        pytest.skip("not part of the profile")
     for v in variants(op, quick_only=True):
         call = v.call()
-        answered = judging.answer(reference_runtime(), call)
-        assert compare.first_difference(call.reference(), answered) is None
+        answered = judging.answer(reference_runtime(numerics), call)
+        assert compare.first_difference(call.defined(numerics), answered) is None
+
+
+def test_a_definition_is_the_op_files_own() -> None:
+    v = next(v for v in variants("linear", quick_only=True))
+    call = v.call()
+    x, w = call.arguments["x"], call.arguments["w"].tensor
+    weight = Weight(WeightRole.LINEAR, tuple(w.shape), w.dtype, w)
+    rule = OPS["linear"].definition(Numerics.EXACT)(x, weight)
+    assert compare.first_difference((rule,), call.defined(Numerics.EXACT)) is None
+    assert compare.first_difference((rule,), call.reference()) is not None
+
+
+# --- the exact profile ---
+
+
+def cases_of(profile: Numerics) -> list[Case]:
+    return [case for case in catalogue().values() if case.profile is profile]
+
+
+def test_every_case_of_both_profiles_has_a_twin() -> None:
+    exact = {case.id for case in cases_of(Numerics.EXACT)}
+    alone = [case for case in cases_of(Numerics.FAST) if f"exact/{case.id}" not in exact]
+    assert {case.op for case in alone if case.requirement not in FAST_ONLY} == {"mla_expanded"}
+    assert all({case.op, case.requirement} & FAST_ONLY.keys() for case in alone)
+    assert all(name.startswith("exact/") for name in exact)
+
+
+def test_requirements_of_one_profile_are_checked_in_it_alone() -> None:
+    for case in catalogue().values():
+        assert REQUIREMENTS[case.requirement].profile in (None, case.profile)
+        assert case.op not in OPS or OPS[case.op].profile in (None, case.profile)
+
+
+def test_every_op_has_its_bytes_compared_on_every_shape() -> None:
+    judged = {(c.op, c.id.split("/")[3]) for c in cases_of(Numerics.EXACT) if "bytes" in c.id}
+    for op, shapes in SHAPES.items():
+        if op != "mla_expanded":
+            assert {(op, shape.label) for shape in shapes} <= judged
+
+
+def test_bounds_of_fixing_see_a_digit_less() -> None:
+    v = Variant("linear", next(s for s in SHAPES["linear"] if s.quick), "normal", "fp32")
+    call = v.call()
+    exact, bound = bounds.of(call, Numerics.EXACT)
+    worst = bounds.judge(call, exact, bound, call.defined(Numerics.EXACT)).worst
+    assert worst is not None
+    assert worst < 1
+    x, w = call.arguments["x"], call.arguments["w"].tensor
+    fewer = contract(fixed(x, 2), fixed(w, 3))
+    with pytest.raises(Failure, match="beyond the bound"):
+        bounds.judge(call, exact, bound, (fewer,))
+
+
+def test_digests_of_the_exact_profile_see_the_bits_of_a_nan() -> None:
+    usual = torch.tensor([torch.nan])
+    other = torch.tensor([0x7FC00001], dtype=torch.int32).view(torch.float32)
+    assert judging.digests((usual,)) == judging.digests((other,))
+    assert judging.raw_digests((usual,)) != judging.raw_digests((other,))
+    assert judging.raw_digests((usual,)) == judging.digests((usual,))
 
 
 def test_data_is_frozen() -> None:

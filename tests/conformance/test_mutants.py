@@ -7,14 +7,20 @@ from dataclasses import replace
 import pytest
 import torch
 
+from glm5_hal import Backend, Numerics
 from glm5_hal.backends.cpu.backend import CpuBackend
+from glm5_hal.conformance.case import Status
+from glm5_hal.conformance.catalogue import catalogue
 from glm5_hal.conformance.errors import AskedError
 from glm5_hal.conformance.families.repeat import _Recipe
+from glm5_hal.conformance.judge import judge
 from glm5_hal.conformance.mutants import (
     Finding,
     Mutant,
     MutationReport,
     Outcome,
+    exact_chains,
+    exact_sums,
     mutants,
     run,
     summary,
@@ -39,6 +45,10 @@ FAST = (
     "shared-workspace",
     "sums-by-thread",
     "topk-highest-index",
+    "fixing-clamped",
+    "rope-contracted",
+    "mode-of-its-own",
+    "limb-carry-lost",
 )
 
 
@@ -101,7 +111,11 @@ def test_the_cases_of_a_mutant() -> None:
     assert {case.requirement for case in of_model if case.op == "model"} == {"MODEL-1"}
     outside = cases_for(mutants()["copy-not-awaited"])
     assert {case.requirement for case in outside} == {"RUN-1"}
-    assert {case.op for case in outside} == set(OPS)
+    assert {case.op for case in outside} == {op.name for op in OPS.values() if op.profile is None}
+    exact = cases_for(mutants()["rope-contracted"])
+    assert {case.profile for case in exact} == {Numerics.EXACT}
+    assert {case.requirement for case in exact} >= {"ROPE-EXACT-1", "EXACT-READ-1"}
+    assert all(REQUIREMENTS[case.requirement].profile is Numerics.EXACT for case in exact)
 
 
 # --- some of them, in this process ---
@@ -182,6 +196,47 @@ def test_the_summary_is_plain(fast: MutationReport) -> None:
     assert first["mutant"] == FAST[0]
     assert first["outcome"] == "killed"
     assert first["found"]["case"].startswith("GROUPED-LINEAR-2/")
+
+
+def test_an_exact_difference_names_both_patterns(fast: MutationReport) -> None:
+    own = finding(fast, "rope-contracted").own
+    assert own is not None
+    assert own.id == "exact/EXACT-ROUNDING-1/parity-fused-fp32/rope"
+    assert own.message.startswith("not the bytes of the definition: output 0 at [")
+    assert own.hint == "a * b + c in one rounding instead of two"
+    assert own.difference is not None
+    assert str(own.difference["expected"]).startswith("0x")
+    assert own.difference["ulp"] is not None
+
+
+def test_a_mode_and_a_number_of_ranks_are_named(fast: MutationReport) -> None:
+    mode, ranks = (finding(fast, name).own for name in ("mode-of-its-own", "limb-carry-lost"))
+    assert mode is not None
+    assert ranks is not None
+    assert mode.change == "mode fused instead of plain"
+    assert finding(fast, "limb-carry-lost").also == ("EXACT-MODES-1",), "by its golden digest"
+
+
+@pytest.mark.parametrize(
+    ("base", "op"),
+    [
+        (exact_sums.Summing, "linear"),
+        (exact_chains.Turning, "rope"),
+        (exact_chains.Normed, "rms_norm"),
+        (exact_chains.Gated, "swiglu"),
+        (exact_chains.Attending, "latent_attention"),
+    ],
+)
+def test_what_exact_mutants_are_made_of_is_sound(base: type[Backend], op: str) -> None:
+    """So that a mutant is found for its fault, and for nothing else."""
+    runtime = runtime_of(base)
+    blocks = [
+        case
+        for case in catalogue().values()
+        if case.op == op and case.quick and "EXACT" in case.requirement
+    ]
+    results = [judge(case, runtime) for case in blocks]
+    assert [f"{r.id}: {r.message}" for r in results if r.status is not Status.PASS] == []
 
 
 # --- a report that is not good ---

@@ -64,12 +64,14 @@ def verdicts(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     return {alone or shared: status or late for alone, status, late, shared in found}
 
 
-def run_mixed(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_mixed(
+    project: Path, *arguments: str, cases: str = "mixed"
+) -> subprocess.CompletedProcess[str]:
     return pytest_in(
         project,
         *("-p", "fake_suite", "--pyargs", "glm5_hal.conformance", "-v", "-rsx"),
         *("--hal-backend", "chip", *arguments),
-        CASES="mixed",
+        CASES=cases,
         LISTS=str(project / "lists"),
     )
 
@@ -99,6 +101,35 @@ def test_the_same_verdicts_with_and_without_xdist(project: Path) -> None:
         assert "NOT_RUN: not claimed by backend chip" in text
         assert "UNSUPPORTED: no such unit" in text
     assert '<property name="requirement" value="TOPK-1"' in (project / "alone.xml").read_text()
+
+
+def test_the_profile_chooses_the_cases_and_the_list(project: Path) -> None:
+    source(fake_cases.two_profiles, project / "lists")
+    judged = {}
+    for profile in ("fast", "exact"):
+        done = run_mixed(project, "--hal-numerics", profile, "-n", "0", cases="two_profiles")
+        assert done.returncode == 0, done.stdout
+        judged[profile] = sorted(verdicts(done))
+    quick = run_mixed(
+        project, "--hal-numerics", "exact", "--hal-quick", "-n", "0", cases="two_profiles"
+    )
+    assert judged == {
+        "fast": ["test_case[TOPK-1/parity/a]", "test_must_pass_list"],
+        "exact": [
+            "test_case[exact/TOPK-1/parity/a]",
+            "test_case[exact/TOPK-1/parity/b]",
+            "test_must_pass_list",
+        ],
+    }
+    assert sorted(verdicts(quick)) == ["test_case[exact/TOPK-1/parity/a]", "test_must_pass_list"]
+
+
+def test_the_environment_chooses_the_profile(project: Path) -> None:
+    arguments = ("--pyargs", "glm5_hal.conformance", "--hal-backend", "cpu", "--hal-quick")
+    done = pytest_in(project, *arguments, "--collect-only", "-q", GLM5_HAL_NUMERICS="exact")
+    collected = [line for line in done.stdout.splitlines() if "::test_case[" in line]
+    assert collected
+    assert all("::test_case[exact/" in line for line in collected)
 
 
 def test_usage(pytestconfig: pytest.Config) -> None:

@@ -321,6 +321,14 @@ def test_what_does_not_exist_is_said() -> None:
         Selection(case="TOPK-1/parity/bb").of(cases)
 
 
+def test_a_case_of_another_profile_says_so() -> None:
+    cases = fake_cases.two_profiles()
+    with pytest.raises(AskedError, match=r"is of the exact profile: --numerics exact"):
+        Selection(case="exact/TOPK-1/parity/a").of(cases)
+    chosen = Selection(profile=Numerics.EXACT, quick=True).of(cases)
+    assert list(chosen) == ["exact/TOPK-1/parity/a"]
+
+
 def test_requests_that_cannot_run(good: Outcome) -> None:
     with pytest.raises(UnusableError, match="no case is selected"):
         prepare(Request(source=good.job.source, quick=True, ops=("linear",)))

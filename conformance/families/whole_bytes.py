@@ -1,0 +1,63 @@
+"""The tiny model in the exact profile: the recorded bytes, on any chip."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from glm5_hal import Runtime
+from glm5_hal.conformance import golden
+from glm5_hal.conformance.case import Case, Evidence, Failure
+from glm5_hal.conformance.families.judging import in_exact, raw_digests, same_bytes, unchecked
+from glm5_hal.conformance.families.whole_model import (
+    BISECT,
+    DTypeName,
+    generated,
+    model_of,
+    prompts_of,
+)
+from glm5_hal.conformance.reference_backend import reference_runtime
+from glm5_hal.levels import Level, Numerics
+from glm5_hal.model.generate import Sampling, sequence_logits
+
+_SAMPLED = Sampling(0.9, 0.95, seed=1)
+
+
+def cases() -> Iterator[Case]:
+    """Logits and sampled tokens, in both activation dtypes."""
+    dtypes: tuple[DTypeName, ...] = ("fp32", "bf16")
+    for dtype in dtypes:
+        case = Case(
+            id=f"EXACT-BYTES-1/parity-bytes/tiny/{dtype}",
+            requirement="EXACT-BYTES-1",
+            op="model",
+            aspect=Level.CROSS_BACKEND.value,
+            relation="parity",
+            check=unchecked,
+            quick=True,
+        )
+        yield _recorded(in_exact(case), dtype)
+
+
+def _recorded(case: Case, dtype: DTypeName) -> Case:
+    def check(runtime: Runtime) -> Evidence:
+        found = _outputs(runtime, dtype)
+        evidence = Evidence(raw_digests(found))
+        wanted = golden.of(case.id)
+        if wanted is not None and wanted != evidence.digests:
+            expected = _outputs(reference_runtime(Numerics.EXACT), dtype)
+            message = "not the bytes of the definitions"
+            same_bytes(expected, found, message=message, hint=BISECT, any_nan=False)
+            raise Failure("the golden digest is not the definitions'", hint=golden.MAKE)
+        return evidence
+
+    return replace(case, check=check)
+
+
+def _outputs(runtime: Runtime, dtype: DTypeName) -> tuple[Tensor, ...]:
+    """Logits of each sequence, then the tokens sampled after all of them."""
+    model = model_of(runtime, dtype)
+    tokens = generated(model, prompts_of(model), _SAMPLED, 0)
+    logits = sequence_logits(model, prompts_of(model))
+    return (*logits, torch.tensor(tokens, dtype=torch.int32))
