@@ -33,8 +33,10 @@ class Ranks(Protocol):
         size: how many there are.
     """
 
-    rank: int
-    size: int
+    @property
+    def rank(self) -> int: ...
+    @property
+    def size(self) -> int: ...
 
     def maximum(self, x: Tensor) -> Tensor:
         """Elementwise maximum of an int32 tensor over all ranks."""

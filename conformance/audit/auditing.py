@@ -68,9 +68,9 @@ class Finding:
 
 def own_kernels() -> Sequence[Kernel]:
     """The project's Triton kernels."""
-    from glm5_hal.kernels.triton.catalogue import KERNELS
+    from glm5_hal.kernels.triton.catalogue import kernels
 
-    return KERNELS
+    return kernels()
 
 
 def bad_kernels() -> Sequence[Kernel]:

@@ -27,6 +27,7 @@ class BadKernel:
     options: Mapping[str, Any] = field(default_factory=lambda: {"enable_fp_fusion": False})
     profile: Numerics = Numerics.EXACT
     op: str = "none"
+    aligned: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

@@ -25,6 +25,7 @@ class Kernel(Protocol):
         signature: argument name to type, ``constexpr`` for compile-time values.
         constexprs: their values.
         options: of the compiler, such as the number of warps.
+        aligned: integer arguments that are multiples of 16 where it is launched.
     """
 
     @property
@@ -41,6 +42,8 @@ class Kernel(Protocol):
     def constexprs(self) -> Mapping[str, Any]: ...
     @property
     def options(self) -> Mapping[str, Any]: ...
+    @property
+    def aligned(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -111,9 +114,12 @@ def compile_for(kernel: Kernel, target: Target) -> Compiled | Refused:
 
 
 def _alignment(kernel: Kernel) -> dict[tuple[int, ...], list[list[object]]]:
-    """Pointers are divisible by 16, as those of every tensor that is launched on."""
-    types = enumerate(kernel.signature.values())
-    return {(place,): [["tt.divisibility", 16]] for place, kind in types if kind.startswith("*")}
+    """What a launch finds divisible by 16: every tensor's pointer, and some integers."""
+    return {
+        (place,): [["tt.divisibility", 16]]
+        for place, (name, kind) in enumerate(kernel.signature.items())
+        if kind.startswith("*") or name in kernel.aligned
+    }
 
 
 def _spills(assembly: str, binary: bytes | None) -> int | None:
