@@ -1,0 +1,1 @@
+"""ONNX Runtime as a backend, and every op as a standard ONNX graph."""
