@@ -1,0 +1,193 @@
+"""Fixed point: vectors of floats as int8 digits and an exponent, and sums of their products.
+
+A vector's exponent is that of `glm5_hal.exact.fixed`; 255 stands for one that holds NaN or Inf,
+whose integers are then zero. Digits lie in planes, lowest first.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from glm5_hal.exact import digits_of
+from glm5_hal.kernels.triton.floats import scaled, widen
+from glm5_hal.kernels.triton.target import Target, tiles_of
+from glm5_hal.ops.row_exponents import NOT_FINITE as _NOT_FINITE
+
+NOT_FINITE = tl.constexpr(_NOT_FINITE)
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Rows as integers times a power of two.
+
+    Attributes:
+        planes: [digits, rows, K] int8, balanced digits of base 256, lowest first.
+        exponents: [rows] int32; 255 where a row holds NaN or Inf.
+    """
+
+    planes: Tensor
+    exponents: Tensor
+
+    @property
+    def digits(self) -> int:
+        """Digits of an element."""
+        return self.planes.shape[0]
+
+    @property
+    def bits(self) -> int:
+        """Binary places behind the point."""
+        return 8 * self.digits - 2
+
+
+@triton.jit
+def field_of(x):
+    """Exponent fields of float32 values."""
+    return (x.to(tl.int32, bitcast=True) >> 23) & 0xFF
+
+
+@triton.jit
+def exponent_of(field):
+    """The exponent of a vector whose largest exponent field is given."""
+    return tl.where(field == 255, NOT_FINITE, field - 126)
+
+
+@triton.jit
+def shifted(mantissa, shift):
+    """round(mantissa * 2^-shift), ties to even, of mantissas below 2^24 and shifts from -1 on."""
+    wide = mantissa << 2
+    by = tl.minimum(shift + 2, 28)
+    half = (tl.zeros_like(by) + 1) << (by - 1)
+    return (wide + half - 1 + ((wide >> by) & 1)) >> by
+
+
+@triton.jit
+def fix(x, exponent, digits: tl.constexpr):
+    """Integers of float32 values relative to their vector's exponent: int32."""
+    bits = x.to(tl.int32, bitcast=True)
+    field = (bits >> 23) & 0xFF
+    mantissa = tl.where(field == 0, 0, (bits & 0x7FFFFF) | 0x800000)
+    size = shifted(mantissa, 152 - 8 * digits + exponent - field)
+    return tl.where(bits < 0, -size, size)
+
+
+@triton.jit
+def digit(x, place: tl.constexpr):
+    """One digit of integers: int8."""
+    for _ in tl.static_range(place):
+        x = (x + 128) >> 8
+    return (((x + 128) & 255) - 128).to(tl.int8)
+
+
+@triton.jit
+def joined(s0, s1, s2, s3, s4):
+    """The int64 whose sums of digit products, by weight, are given."""
+    low = s0.to(tl.int64) + (s1.to(tl.int64) << 8) + (s2.to(tl.int64) << 16)
+    return low + (s3.to(tl.int64) << 24) + (s4.to(tl.int64) << 32)
+
+
+@triton.jit
+def add_products(a0, a1, a2, b0, b1, b2, s0, s1, s2, s3, s4, digits: tl.constexpr):
+    """Add the products of three digits a and two or three digits b to their sums by weight."""
+    s0 = tl.dot(a0, b0, s0, out_dtype=tl.int32)
+    s1 = tl.dot(a0, b1, s1, out_dtype=tl.int32)
+    s1 = tl.dot(a1, b0, s1, out_dtype=tl.int32)
+    s2 = tl.dot(a1, b1, s2, out_dtype=tl.int32)
+    s2 = tl.dot(a2, b0, s2, out_dtype=tl.int32)
+    s3 = tl.dot(a2, b1, s3, out_dtype=tl.int32)
+    if digits == 3:
+        s2 = tl.dot(a0, b2, s2, out_dtype=tl.int32)
+        s3 = tl.dot(a1, b2, s3, out_dtype=tl.int32)
+        s4 = tl.dot(a2, b2, s4, out_dtype=tl.int32)
+    return s0, s1, s2, s3, s4
+
+
+@triton.jit
+def valued(sums, x_exponent, y_exponent, digits: tl.constexpr):
+    """Sums of products, int64, as float32: one rounding, then a power of two; NaN where due."""
+    broken = (x_exponent == NOT_FINITE) | (y_exponent == NOT_FINITE)
+    value = scaled(sums.to(tl.float32), x_exponent + y_exponent - (20 + 8 * digits))
+    return tl.where(broken, float("nan"), value)
+
+
+@triton.jit
+def exponents_kernel(
+    first,
+    x,
+    exponents,
+    count,
+    width,
+    stride,
+    rows: tl.constexpr,
+    block: tl.constexpr,
+):
+    """Exponents [count] of rows x [count, width]."""
+    row = (tl.program_id(0) + first) * rows + tl.arange(0, rows)
+    start = x + row.to(tl.int64)[:, None] * stride
+    largest = tl.zeros([rows, block], tl.int32)
+    for begin in range(0, width, block):
+        column = begin + tl.arange(0, block)
+        mask = (row < count)[:, None] & (column < width)[None, :]
+        value = widen(tl.load(start + column[None, :], mask=mask, other=0.0))
+        largest = tl.maximum(largest, field_of(value))
+    tl.store(exponents + row, exponent_of(tl.max(largest, 1)), mask=row < count)
+
+
+@triton.jit
+def cut_kernel(
+    first,
+    x,
+    exponents,
+    planes,
+    count,
+    width,
+    stride,
+    plane,
+    digits: tl.constexpr,
+    rows: tl.constexpr,
+    block: tl.constexpr,
+):
+    """Digit planes [digits, count, width] of rows x [count, width] with known exponents."""
+    program = tl.program_id(0) + first
+    across = tl.cdiv(width, block)
+    row = (program // across) * rows + tl.arange(0, rows)
+    column = (program % across) * block + tl.arange(0, block)
+    mask = (row < count)[:, None] & (column < width)[None, :]
+    at = row.to(tl.int64)[:, None]
+    value = widen(tl.load(x + at * stride + column[None, :], mask=mask, other=0.0))
+    exponent = tl.load(exponents + row, mask=row < count, other=0)
+    whole = fix(value, exponent[:, None], digits)
+    out = planes + at * width + column[None, :]
+    for place in tl.static_range(digits):
+        tl.store(out + place * plane, digit(whole, place), mask=mask)
+
+
+def exponents_of(x: Tensor, target: Target) -> Tensor:
+    """Exponents [rows] int32 of the rows of x [rows, K], float32 or bfloat16."""
+    count, width = x.shape
+    out = torch.empty(count, dtype=torch.int32, device=x.device)
+    programs = tiles_of(count, target.tile("exponents").sizes["rows"])
+    arguments = (x, out, count, width, x.stride(0))
+    target.launch(exponents_kernel, programs, *arguments, tile="exponents")
+    return out
+
+
+def cut(
+    x: Tensor, target: Target, digits: int | None = None, exponents: Tensor | None = None
+) -> Digits:
+    """Rows of x [rows, K] as digits: by default as many as its dtype has as a weight.
+
+    Parts of longer rows take the whole rows' `exponents`.
+    """
+    count, width = x.shape
+    digits = digits or digits_of(x.dtype)
+    if exponents is None:
+        exponents = exponents_of(x, target)
+    planes = torch.empty(digits, count, width, dtype=torch.int8, device=x.device)
+    sizes = target.tile("cut").sizes
+    programs = tiles_of(count, sizes["rows"]) * tiles_of(width, sizes["block"])
+    arguments = (x, exponents, planes, count, width, x.stride(0), count * width)
+    target.launch(cut_kernel, programs, *arguments, tile="cut", digits=digits)
+    return Digits(planes, exponents)

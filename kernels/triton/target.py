@@ -1,0 +1,118 @@
+"""What a chip can do and how large its tiles are: data, written down once per chip."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from importlib.resources import files
+from types import MappingProxyType
+from typing import Any
+
+import torch
+import yaml
+
+
+@dataclass(frozen=True)
+class Tile:
+    """How one kernel is cut.
+
+    Attributes:
+        sizes: names and values of its compile-time sizes.
+        warps: warps of a program.
+        stages: depth of its software pipeline.
+    """
+
+    sizes: Mapping[str, int]
+    warps: int = 4
+    stages: int = 2
+
+
+@dataclass(frozen=True)
+class Target:
+    """A chip as the kernels see it.
+
+    Attributes:
+        name: of the table of tiles.
+        warp_size: threads of a warp.
+        max_warps: most warps of a program.
+        shared_memory: bytes a program may use.
+        grid_limit: most programs of one launch; larger grids are launched in parts.
+        dot_dtypes: dtypes that a dot product takes: of int8, bfloat16, float32.
+        input_precision: what a float32 dot product may be asked for, best first.
+        scratch: bytes that an op may allocate for intermediate results.
+        tiles: tile of each kernel.
+    """
+
+    name: str
+    warp_size: int = 32
+    max_warps: int = 16
+    shared_memory: int = 64 << 10
+    grid_limit: int = 32768
+    dot_dtypes: tuple[str, ...] = ("int8", "bfloat16", "float32")
+    input_precision: tuple[str, ...] = ("ieee",)
+    scratch: int = 256 << 20
+    tiles: Mapping[str, Tile] = field(default_factory=lambda: MappingProxyType({}))
+
+    def tile(self, kernel: str) -> Tile:
+        """The tile of a kernel."""
+        return self.tiles[kernel]
+
+    def widens(self, dtype: torch.dtype) -> bool:
+        """Whether operands of a dot product are made float32 first: the chip takes no others."""
+        return str(dtype).removeprefix("torch.") not in self.dot_dtypes
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the whole record: part of the plan, for a tile can change a fast bit."""
+        plain = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        plain["tiles"] = {
+            name: [dict(tile.sizes), tile.warps, tile.stages] for name, tile in self.tiles.items()
+        }
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+    def launch(
+        self, kernel: Any, programs: int, *arguments: Any, tile: str, **constants: Any
+    ) -> None:
+        """Run `programs` programs of a kernel, whose first parameter is the first one's number.
+
+        Float additions and multiplications are never contracted, in either profile.
+        """
+        chosen = self.tile(tile)
+        for first in range(0, programs, self.grid_limit):
+            kernel[(min(programs - first, self.grid_limit),)](
+                first,
+                *arguments,
+                **{**chosen.sizes, **constants},
+                num_warps=min(chosen.warps, self.max_warps),
+                num_stages=chosen.stages,
+                enable_fp_fusion=False,
+            )
+
+
+def read_target(package: str, file: str) -> Target:
+    """A target from a YAML file of a package: the fields of `Target`, tiles by kernel.
+
+    A tile is a mapping of sizes; `warps` and `stages` stand among them.
+    """
+    record = yaml.safe_load(files(package).joinpath(file).read_text())
+    tiles = {
+        name: Tile(
+            {key: size for key, size in row.items() if key not in ("warps", "stages")},
+            **{key: row[key] for key in ("warps", "stages") if key in row},
+        )
+        for name, row in record.pop("tiles").items()
+    }
+    for name in ("dot_dtypes", "input_precision"):
+        if name in record:
+            record[name] = tuple(record[name])
+    return Target(**record, tiles=MappingProxyType(tiles))
+
+
+def padded(size: int, least: int = 16) -> int:
+    """The power of two that holds `size`, at least `least`."""
+    return max(least, 1 << max(size - 1, 0).bit_length())
+
+
+def tiles_of(size: int, tile: int) -> int:
+    """How many tiles cover `size`."""
+    return -(-size // tile)
