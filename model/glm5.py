@@ -308,9 +308,10 @@ class GLM5:
 
     def _mlp(self, w: Mlp, x: Tensor) -> Tensor:
         """SwiGLU feed-forward block."""
-        hidden = x.new_empty(x.shape[0], 0)
         if w.gate_up.shape[0]:
             hidden = ops.swiglu(ops.linear(x, w.gate_up))
+        else:  # all of it lies on other ranks
+            hidden = x.new_empty(x.shape[0], 0)
         return row_linear(hidden, w.down, self.ranks)
 
 

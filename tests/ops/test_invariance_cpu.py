@@ -430,7 +430,7 @@ def every_op(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def test_every_op_of_the_contract_is_here() -> None:
-    assert set(MAKERS) == set(OPS)
+    assert set(MAKERS) == {name for name, op in OPS.items() if op.profile is None}
 
 
 @every_op

@@ -9,6 +9,7 @@ import importlib.metadata
 import importlib.resources
 import importlib.util
 import pkgutil
+import re
 import sys
 import sysconfig
 import zipfile
@@ -50,10 +51,18 @@ def installed() -> Iterator[str]:
         try:
             importlib.import_module(module.name)
         except ModuleNotFoundError as error:
-            if str(error.name).replace(".", "/") not in EXTENSIONS:
+            name = str(error.name)
+            if name.replace(".", "/") not in EXTENSIONS and name.split(".")[0] not in extras():
                 yield f"{module.name} cannot be imported: {error!r}"
         except Exception as error:  # whatever a module does on import
             yield f"{module.name} cannot be imported: {error!r}"
+
+
+def extras() -> set[str]:
+    """Packages that belong to an extra and so are not here, by the name they are imported by."""
+    listed = importlib.metadata.requires("glm5-hal") or []
+    asked = (line for line in listed if "extra ==" in line)
+    return {re.split(r"[^\w.-]", line)[0].replace("-", "_") for line in asked}
 
 
 def entry_points() -> Iterator[str]:
