@@ -65,11 +65,14 @@ class Evidence:
         worst: largest error as a share of its bound (1 is the bound), accuracy cases only.
         ulps: histogram of errors in units in the last place of the output dtype: upper edge
             (1, 2, 4, ...; 0 stands for at most a half) to number of elements, accuracy cases only.
+        explain: where the digests are not the golden ones, raises the `Failure` that shows the
+            first difference; may be expensive, and is asked only then.
     """
 
     digests: dict[str, str] = field(default_factory=dict)
     worst: float | None = None
     ulps: dict[int, int] = field(default_factory=dict)
+    explain: Callable[[], None] | None = field(default=None, repr=False, compare=False)
 
 
 Check = Callable[[Runtime], Evidence]

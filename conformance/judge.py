@@ -60,6 +60,7 @@ def judge(case: Case, runtime: Runtime) -> Result:
 
     try:
         evidence = case.check(runtime)
+        other_bytes = _golden_problem(case, evidence)
     except Failure as failure:
         return replace(
             say(Status.FAIL, failure.message),
@@ -76,9 +77,8 @@ def judge(case: Case, runtime: Runtime) -> Result:
     problem = _problem(evidence)
     if problem:
         return say(Status.FAIL, problem)
-    problem = golden.problem(case, evidence.digests)
-    if problem:
-        return replace(say(Status.FAIL, problem), digests=evidence.digests, hint=_OTHER_BYTES)
+    if other_bytes:
+        return replace(say(Status.FAIL, other_bytes), digests=evidence.digests, hint=_OTHER_BYTES)
     if case.op in declared:
         return say(
             Status.FAIL, f"{case.op} is declared unsupported ({declared[case.op]}), but runs"
@@ -86,6 +86,21 @@ def judge(case: Case, runtime: Runtime) -> Result:
     return replace(
         say(Status.PASS), digests=evidence.digests, worst=evidence.worst, ulps=evidence.ulps
     )
+
+
+def _golden_problem(case: Case, evidence: object) -> str:
+    """How a case's digests differ from the golden ones; empty if they do not.
+
+    Raises:
+        Failure: naming the first element that differs, where the check can find it.
+    """
+    if not isinstance(evidence, Evidence):
+        return ""
+    problem = golden.problem(case, evidence.digests)
+    if problem and evidence.explain is not None and golden.of(case.id) is not None:
+        evidence.explain()
+        raise Failure("the golden digest is not the definition's", hint=golden.MAKE)
+    return problem
 
 
 def _plain(difference: Difference) -> dict[str, object]:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from glm5_hal import Runtime
-from glm5_hal.conformance import golden
 from glm5_hal.conformance.call import Call, answer
 from glm5_hal.conformance.case import FUNCTION, Case, Check, Evidence, Failure
 from glm5_hal.conformance.compare import first_difference, words
@@ -78,18 +77,13 @@ def case(
     )
 
 
-def unchecked(runtime: Runtime) -> Evidence:
-    """The check of a case that is given its own later."""
-    raise NotImplementedError("this case has no check")
-
-
 def in_exact(case: Case) -> Case:
     """The same case in the exact profile."""
     return replace(case, id=f"exact/{case.id}", profile=Numerics.EXACT)
 
 
-def defined_bytes(case: Case, build: Callable[[], Call], hint: str) -> Case:
-    """A case of the exact profile that compares all bytes with the golden ones.
+def recorded(build: Callable[[], Call], hint: str) -> Check:
+    """A check of all bytes of an op: its digests are held against the golden ones.
 
     The definition is computed only to show where they differ.
     """
@@ -97,18 +91,15 @@ def defined_bytes(case: Case, build: Callable[[], Call], hint: str) -> Case:
     def check(runtime: Runtime) -> Evidence:
         call = build()
         found = answer(runtime, call)
-        evidence = Evidence(raw_digests(found))
-        wanted = golden.of(named.id)
-        if wanted is not None and wanted != evidence.digests:
-            expected = call.defined(Numerics.EXACT)
-            same_bytes(
-                expected, found, message="not the bytes of the definition", hint=hint, any_nan=False
-            )
-            raise Failure("the golden digest is not the definition's", hint=golden.MAKE)
-        return evidence
 
-    named = in_exact(replace(case, check=check))
-    return named
+        def explain() -> None:
+            expected = call.defined(Numerics.EXACT)
+            message = "not the bytes of the definition"
+            same_bytes(expected, found, message=message, hint=hint, any_nan=False)
+
+        return Evidence(raw_digests(found), explain=explain)
+
+    return check
 
 
 def parity(build: Callable[[], Call]) -> Check:

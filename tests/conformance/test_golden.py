@@ -14,7 +14,7 @@ from glm5_hal.conformance import golden
 from glm5_hal.conformance.case import Case, Evidence, Status
 from glm5_hal.conformance.catalogue import catalogue
 from glm5_hal.conformance.families.judging import case as case_of
-from glm5_hal.conformance.families.judging import defined_bytes, unchecked
+from glm5_hal.conformance.families.judging import in_exact, recorded
 from glm5_hal.conformance.golden import maker
 from glm5_hal.conformance.judge import judge
 from glm5_hal.conformance.reference_backend import reference_runtime
@@ -98,7 +98,7 @@ def test_the_fast_profile_has_no_golden_digests(record: Record) -> None:
 
 def test_a_stale_digest_is_told_from_a_wrong_backend(record: Record) -> None:
     v: Variant = variants("rope", quick_only=True)[0]
-    case = defined_bytes(case_of("ROPE-EXACT-1", "parity", v, unchecked), v.call, "a hint")
+    case = in_exact(case_of("ROPE-EXACT-1", "parity", v, recorded(v.call, "a hint")))
     record({case.id: {"output0": "00" * 32}})
     right = judge(case, reference_runtime(Numerics.EXACT))
     assert right.message == "the golden digest is not the definition's"
