@@ -44,7 +44,14 @@ _MODULES = (
     "claiming",
     "modelling",
     "exact_sums",
-    "exact_chains",
+    "exact_turning",
+    "exact_orders",
+    "exact_norming",
+    "exact_gating",
+    "exact_choosing",
+    "exact_attending",
+    "exact_orthogonalizing",
+    "exact_modelling",
 )
 """The modules of this package that define mutants."""
 

@@ -19,8 +19,11 @@ from glm5_hal.conformance.mutants import (
     Mutant,
     MutationReport,
     Outcome,
-    exact_chains,
+    exact_attending,
+    exact_gating,
+    exact_norming,
     exact_sums,
+    exact_turning,
     mutants,
     run,
     summary,
@@ -221,10 +224,10 @@ def test_a_mode_and_a_number_of_ranks_are_named(fast: MutationReport) -> None:
     ("base", "op"),
     [
         (exact_sums.Summing, "linear"),
-        (exact_chains.Turning, "rope"),
-        (exact_chains.Normed, "rms_norm"),
-        (exact_chains.Gated, "swiglu"),
-        (exact_chains.Attending, "latent_attention"),
+        (exact_turning.Turning, "rope"),
+        (exact_norming.Normed, "rms_norm"),
+        (exact_gating.Gated, "swiglu"),
+        (exact_attending.Attending, "latent_attention"),
     ],
 )
 def test_what_exact_mutants_are_made_of_is_sound(base: type[Backend], op: str) -> None:

@@ -15,7 +15,10 @@ import pytest
 from glm5_hal.conformance.case import ASPECTS, Result, Status
 from glm5_hal.conformance.compare import Difference
 from glm5_hal.conformance.mustpass import MustPass
-from glm5_hal.conformance.report import DETAILED, MODEL, MOST_BARS, render
+from glm5_hal.conformance.report import render
+from glm5_hal.conformance.report.accuracy import MOST_BARS
+from glm5_hal.conformance.report.failures import DETAILED
+from glm5_hal.conformance.report.reading import MODEL
 from glm5_hal.conformance.verdict import Shown, counts, missing_levels
 from glm5_hal.contract import OPS
 from glm5_hal.requirements import REQUIREMENTS

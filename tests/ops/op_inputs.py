@@ -4,6 +4,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Any, cast
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from glm5_hal.contract import Op
 
 RUNTIME = open_runtime("cpu")
 ACTIVATIONS = (torch.float32, torch.bfloat16)
+by_dtype = pytest.mark.parametrize("dtype", ACTIVATIONS, ids=["fp32", "bf16"])
 INTEGERS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
 
 
