@@ -8,7 +8,7 @@ that is not overridden runs its default.
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, NoReturn
@@ -22,6 +22,7 @@ from glm5_hal.errors import BackendDefinitionError, Unsupported
 from glm5_hal.exact import check_length, digits_of, fixed
 from glm5_hal.handles import Cache, PagedContext, RowShard, Weight, WeightRole
 from glm5_hal.levels import Level, Numerics
+from glm5_hal.settings import Setting
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,11 @@ class Backend:
         return ()
 
     @classmethod
+    def settings(cls) -> tuple[Setting, ...]:
+        """Environment variables and flags that its determinism needs, as they stand."""
+        return ()
+
+    @classmethod
     def modes(cls) -> tuple[str, ...]:
         """Ways of computing the same that can be told apart: instruction sets, tile shapes.
 
@@ -141,6 +147,14 @@ class Backend:
 
     def synchronize(self) -> None:
         """Wait until everything submitted has finished."""
+
+    def record(self, step: Callable[[], None]) -> Callable[[], None] | None:
+        """A cheaper way to run `step` again than calling it; None where there is none.
+
+        The step only submits work: it reads and writes the same tensors each time and asks no
+        device tensor for its values. Recording may run it, and never may another bit come of it.
+        """
+        return None
 
     # --- what it keeps ---
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from glm5_hal import HalError, ops, philox
+from glm5_hal.model.decode import Decoder
 from glm5_hal.model.glm5 import GLM5, Draft, Probe
 from glm5_hal.model.kv_cache import KVCache, Step
 
@@ -115,6 +116,7 @@ def generate(
     chunk: int = DEFAULT_CHUNK,
     stop: Sequence[int] | None = None,
     statistics: Statistics | None = None,
+    recorded: bool = True,
 ) -> Iterator[Emitted]:
     """Generate for a ragged batch of prompts, yielding tokens as they are decided.
 
@@ -130,6 +132,7 @@ def generate(
         chunk: prompt tokens of each sequence a forward pass.
         stop: ids that end a sequence (they are emitted); default: the configuration's.
         statistics: filled in as the run proceeds.
+        recorded: record the steps after the prompt and replay them, where the backend can.
 
     Raises:
         PromptError: no prompts, an empty one, or drafts without an MTP layer.
@@ -158,6 +161,7 @@ def generate(
         max_new_tokens,
         speculative,
         statistics or Statistics(),
+        recorded,
     )
     yield from batch.run(prompts, chunk)
 
@@ -191,10 +195,12 @@ class _Batch:
         limit: int,
         speculative: int,
         statistics: Statistics,
+        recorded: bool,
     ) -> None:
         room = sum(map(len, prompts)) + len(prompts) * (limit + speculative)
         self._model = model
         self._cache = _cache(model, room, len(prompts), mtp=speculative > 0)
+        self._decoder = Decoder(model, self._cache, recorded=recorded)
         self._sampling = sampling
         self._stop = stop
         self._limit = limit
@@ -232,7 +238,7 @@ class _Batch:
         step = self._cache.append(
             [(s.handle, [s.pending, *d]) for s, d in zip(live, drafts, strict=True)]
         )
-        hidden = self._model.forward(step, self._cache)
+        hidden = self._decoder.hidden(step)
         self._statistics.steps += 1
         order = [s for s, count in zip(live, step.counts, strict=True) for _ in range(count)]
         chosen = iter(self._choose(hidden, list(enumerate(order))))

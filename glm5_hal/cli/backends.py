@@ -7,6 +7,7 @@ from glm5_hal.cli import console, options
 
 if TYPE_CHECKING:
     from glm5_hal import Backend
+    from glm5_hal.settings import Setting
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class BackendReport:
         devices: how many an index may name; 0 where it cannot run.
         profiles: numeric profiles it offers.
         details: each profile, where it can run.
+        settings: variables and flags that it needs, as they stand.
     """
 
     name: str
@@ -47,6 +49,7 @@ class BackendReport:
     devices: int
     profiles: tuple[str, ...]
     details: tuple[ProfileReport, ...]
+    settings: tuple["Setting", ...] = ()
 
 
 def backends(json: options.Json = False) -> None:
@@ -78,10 +81,11 @@ def _report(name: str, aliases: tuple[str, ...]) -> BackendReport:
         profiles = tuple(sorted(profile.value for profile in cls.capabilities.profiles))
         available, reason = cls.is_available()
         devices = cls.device_count() if available else 0
+        settings = cls.settings()  # before anything is opened, which would make some of them
         details = tuple(_details(cls, name) for name in profiles) if available else ()
     except Exception as error:  # whatever a third party's package does when it is imported
         return BackendReport(name, aliases, False, failure(error), 0, profiles, ())
-    return BackendReport(name, aliases, available, reason, devices, profiles, details)
+    return BackendReport(name, aliases, available, reason, devices, profiles, details, settings)
 
 
 def _details(cls: "type[Backend]", profile: str) -> ProfileReport:

@@ -63,6 +63,7 @@ def doctor(json: options.Json = False) -> None:
         print_reports(reports)
         for report in reports:
             _print_profiles(report)
+            _print_needs(report)
         typer.echo()
         _print_settings(settings)
         typer.echo()
@@ -81,6 +82,17 @@ def _print_profiles(report: BackendReport) -> None:
         typer.echo(f"{report.name}, {profile.name}: {'; '.join(listed)}")
         for text in profile.advice:
             typer.echo(f"  advice: {text}")
+
+
+def _print_needs(report: BackendReport) -> None:
+    """What determinism needs on this machine, and the line that sets what is not right."""
+    if not report.available and not any(setting.blocks for setting in report.settings):
+        return
+    for setting in report.settings:
+        line = f"{report.name}: {setting.name}={setting.found or setting.wanted}"
+        typer.echo(f"{line}: {setting.state.value} ({setting.why})")
+        if setting.blocks:
+            typer.echo(f"  fix: {setting.fix}")
 
 
 def _system() -> dict[str, str]:

@@ -56,6 +56,9 @@ def run(
         typer.Option(help="Attend to cached latents, or to keys and values per head."),
     ] = "absorbed",
     number: ranks.Option = None,
+    eager: Annotated[
+        bool, typer.Option("--eager", help="Run every step as it comes; replay no recording.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Generate from a text or from token ids, and stream.
@@ -105,6 +108,7 @@ def run(
         speculative=speculative,
         chunk=chunk or DEFAULT_CHUNK,
         statistics=statistics,
+        recorded=not eager,
     )
     first_seconds, more_seconds = _follow(emitted, stream)
     cost = Cost(

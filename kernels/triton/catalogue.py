@@ -9,9 +9,12 @@ from typing import Any
 
 from glm5_hal import Numerics
 from glm5_hal.kernels.triton import (
+    dsa_select,
     fixing,
     index_scores,
     latent_attention,
+    latent_attention_exact,
+    latent_attention_fast,
     layer_norm,
     linear_from_limbs,
     linear_limbs,
@@ -73,6 +76,9 @@ class Kernel:
         options: the two above, and that floats are never contracted.
         tile: its row in a target's table.
         aligned: int32 parameters that are multiples of 16, as every pointer is.
+        grid: most programs of one launch along x, y and z, however large the op: see
+            `Target.launch`.
+        promised: bytes of shared memory that the table of tiles keeps to.
     """
 
     name: str
@@ -86,6 +92,8 @@ class Kernel:
     options: Mapping[str, Any]
     tile: str
     aligned: tuple[str, ...]
+    grid: tuple[int, int, int]
+    promised: int
 
 
 class _Table:
@@ -129,6 +137,8 @@ class _Table:
             options=options,
             tile=tile,
             aligned=tuple(n for n, kind in signature.items() if kind == "i32" and n in ALIGNED),
+            grid=(self.target.grid_limit, 1, 1),
+            promised=self.target.shared_memory,
         )
 
     def every(self) -> Iterator[Kernel]:
@@ -139,6 +149,7 @@ class _Table:
             yield from self.elements(dtype)
             yield from self.attention(dtype, digits)
             yield from self.scores(dtype, digits)
+            yield from self.selecting(dtype, digits)
             yield from self.muon(dtype)
         yield from self.choosing()
         yield from self.moving()
@@ -160,7 +171,8 @@ class _Table:
             size = {"grouped": grouped, "padded_groups": 256 if grouped else 16}
             for tile in ("exact_product", "exact_small"):
                 for long in (False, True):
-                    label = "-".join([dtype, tile, *(["long"] if long else [])])
+                    kind = tile.removeprefix("exact_")
+                    label = "-".join([dtype, kind, *(["long"] if long else [])])
                     constants = {**size, "digits": digits, "long": long}
                     function = products.exact_kernel
                     yield self.entry(op, EXACT, function, tile, digit + dtype, label, **constants)
@@ -205,7 +217,7 @@ class _Table:
 
     def attention(self, dtype: str, digits: int) -> Iterator[Kernel]:
         """Attention, dense and over selected rows."""
-        op, kernels = "latent_attention", latent_attention
+        op, exact, fast = "latent_attention", latent_attention_exact, latent_attention_fast
         paged = f"cache:*{dtype} pages:*i32 sequence:*i32 visible:*i32 indices:*i32"
         found = "scores:*fp32 exponents:*i32 tops:*i32 lifts:*i32"
         query = "latents:*i8 latent_exponents:*i32 turned:*i8 turned_exponents:*i32"
@@ -216,25 +228,23 @@ class _Table:
             size = {"selected": selected, "digits": digits}
             types = f"{query} {paged} {found} factor:fp32"
             yield self.entry(
-                op, EXACT, kernels.score_kernel, "attention_scores", types, label, **size
+                op, EXACT, exact.score_kernel, "attention_scores", types, label, **size
             )
             types = f"{paged} {found} sums:*i64 masses:*i64"
-            yield self.entry(
-                op, EXACT, kernels.weigh_kernel, "attention_sums", types, label, **size
-            )
+            yield self.entry(op, EXACT, exact.weigh_kernel, "attention_sums", types, label, **size)
             types = (
                 f"latents:*{dtype} turned:*{dtype} {paged} sums:*fp32 masses:*fp32 tops:*fp32 "
                 "factor:fp32"
             )
             size = {"selected": selected, "wide": False, "columns": 512, "heads": heads}
-            yield self.entry(op, FAST, kernels.span_kernel, "attention_spans", types, label, **size)
+            yield self.entry(op, FAST, fast.span_kernel, "attention_spans", types, label, **size)
         types = f"{ends} sums:*i64 masses:*i64 out:*{dtype}"
         size = {"digits": digits, "block": 512}
-        yield self.entry(op, EXACT, kernels.divide_kernel, "attention_end", types, dtype, **size)
+        yield self.entry(op, EXACT, exact.divide_kernel, "attention_end", types, dtype, **size)
         types = f"visible:*i32 sums:*fp32 masses:*fp32 tops:*fp32 out:*{dtype}"
         span = self.target.tile("attention_spans").sizes["span"]
         size = {"span": span, "block": 512}
-        yield self.entry(op, FAST, kernels.join_kernel, "attention_end", types, dtype, **size)
+        yield self.entry(op, FAST, fast.join_kernel, "attention_end", types, dtype, **size)
 
     def scores(self, dtype: str, digits: int) -> Iterator[Kernel]:
         """Index scores."""
@@ -246,6 +256,27 @@ class _Table:
         types, size = f"{paged} queries:*{dtype}", {"wide": False, "heads": 32}
         function = index_scores.fast_kernel
         yield self.entry("index_scores", FAST, function, "fast_scores", types, dtype, **size)
+
+    def selecting(self, dtype: str, digits: int) -> Iterator[Kernel]:
+        """Index scores and top-k in one."""
+        paged = f"w:*fp32 keys:*{dtype} pages:*i32 sequence:*i32 lengths:*i32"
+        found = "scores:*fp32 places:*i32 out:*i32 held_out:*i32 scale:fp32"
+        size: dict[str, Any] = {"heads": 32, "wide": False, "sweep": 2048, "fill": 1024}
+        for profile in (EXACT, FAST):
+            exact = profile is EXACT
+            tile, queries = ("exact_select", "i8") if exact else ("fast_select", dtype)
+            types = f"queries:*{queries} query_exponents:*i32 {paged} {found}"
+            yield self.entry(
+                "dsa_select",
+                profile,
+                dsa_select.select_kernel,
+                tile,
+                types,
+                dtype,
+                exact=exact,
+                digits=digits,
+                **size,
+            )
 
     def muon(self, dtype: str) -> Iterator[Kernel]:
         """Newton-Schulz, beside its products."""
@@ -273,6 +304,10 @@ class _Table:
         """Top-k, routing, sampling."""
         types = "scores:*fp32 lengths:*i32 out:*i32"
         yield self.entry("topk", EXACT, topk.topk_kernel, "topk", types, fill=1024)
+        types = "scores:*fp32 places:*i32 helds:*i32 joined:*fp32 joined_places:*i32 out:*i32"
+        function = dsa_select.join_kernel
+        size = {"sweep": 2048, "fill": 1024}
+        yield self.entry("dsa_select", EXACT, function, "join_select", types, **size)
         types = "indices:*i32 out:*i32"
         function = latent_attention.visible_kernel
         yield self.entry("latent_attention", EXACT, function, "visible", types, block=1024)

@@ -41,6 +41,15 @@ def float_of(bits):
 
 
 @triton.jit
+def picked(x, chosen, axis: tl.constexpr):
+    """The only element of float32 values along an axis that is chosen; +0 where none is.
+
+    Its bits are added to zeros: a sum of integers, which no compiler reads as a sum of floats.
+    """
+    return float_of(tl.sum(tl.where(chosen, bits_of(x), 0), axis))
+
+
+@triton.jit
 def widen(x):
     """Float32 of bfloat16 or float32."""
     wide = x

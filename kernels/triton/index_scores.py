@@ -1,7 +1,7 @@
 """Scores of the indexer: a block of one token's visible keys a program, all heads at once.
 
-The chain over heads runs in head order. Rows of a tile cannot be taken one by one, so each is
-picked by a sum of which all terms but one are zero: that is exact.
+The chain over heads runs in head order. Rows of a tile cannot be taken one by one, so the bits of
+each are picked by a sum of integers of which all terms but one are zero.
 """
 
 import torch
@@ -12,9 +12,101 @@ from torch import Tensor
 from glm5_hal.exact import ACTIVATION_DIGITS, digits_of
 from glm5_hal.handles import PagedContext
 from glm5_hal.kernels.triton.fixing import cut
-from glm5_hal.kernels.triton.floats import INFINITY, read, write
+from glm5_hal.kernels.triton.floats import INFINITY, picked, read, write
 from glm5_hal.kernels.triton.paging import exact_products, fast_products, row_exponents, slots_of
 from glm5_hal.kernels.triton.target import Target, padded, tiles_of
+
+
+@triton.jit
+def exact_score(
+    token,
+    position,
+    mask,
+    queries,
+    query_exponents,
+    w,
+    keys,
+    pages,
+    plane,
+    count,
+    width,
+    page_size,
+    scale,
+    digits: tl.constexpr,
+    heads: tl.constexpr,
+    block: tl.constexpr,
+    depth: tl.constexpr,
+):
+    """A token's scores [block] of the keys at positions; -Inf where there is none."""
+    slots = slots_of(position, mask, pages, page_size)
+    start = keys + slots * width
+    head = tl.arange(0, heads)
+    known = head < count
+    query = token * count + head
+    exponent = tl.load(query_exponents + query, mask=known, other=0)
+    row_exponent = row_exponents(start, mask, width, block, depth)
+    dots = exact_products(
+        queries + query.to(tl.int64) * width,
+        plane,
+        known,
+        exponent,
+        start,
+        mask,
+        row_exponent,
+        width,
+        digits,
+        heads,
+        block,
+        depth,
+    )
+    dots = read(tl.where(dots < 0.0, 0.0, dots))
+    weight = read(read(tl.load(w + query, mask=known, other=0.0)) * scale)
+    terms = dots * weight[:, None]
+    total = tl.zeros([block], tl.float32)
+    for one in range(count):
+        total = total + picked(terms, (head == one)[:, None], 0)
+    return tl.where(mask, write(total, tl.float32), -INFINITY)
+
+
+@triton.jit
+def fast_score(
+    token,
+    position,
+    mask,
+    queries,
+    w,
+    keys,
+    pages,
+    count,
+    width,
+    page_size,
+    scale,
+    wide: tl.constexpr,
+    heads: tl.constexpr,
+    block: tl.constexpr,
+    depth: tl.constexpr,
+):
+    """A token's scores [block] of the keys at positions; -Inf where there is none."""
+    slots = slots_of(position, mask, pages, page_size)
+    head = tl.arange(0, heads)
+    known = head < count
+    query = token * count + head
+    dots = fast_products(
+        queries + query.to(tl.int64) * width,
+        known,
+        keys + slots * width,
+        mask,
+        width,
+        wide,
+        heads,
+        block,
+        depth,
+    )
+    weight = tl.load(w + query, mask=known, other=0.0) * scale
+    terms = tl.where(dots < 0.0, 0.0, dots) * weight[:, None]
+    terms = tl.where(known[:, None], terms, 0.0)
+    total = tl.sum(terms, 0) + 0.0  # a sum of negative zeros becomes +0
+    return tl.where(mask, total, -INFINITY)
 
 
 @triton.jit
@@ -46,34 +138,25 @@ def exact_kernel(
     token = program // across
     position = (program % across) * block + tl.arange(0, block)
     mask = position < tl.load(lengths + token)
-    slots = slots_of(position, mask, pages + tl.load(sequence + token) * page_count, page_size)
-    start = keys + slots * width
-    head = tl.arange(0, heads)
-    known = head < count
-    query = token * count + head
-    exponent = tl.load(query_exponents + query, mask=known, other=0)
-    row_exponent = row_exponents(start, mask, width, block, depth)
-    dots = exact_products(
-        queries + query.to(tl.int64) * width,
-        plane,
-        known,
-        exponent,
-        start,
+    score = exact_score(
+        token,
+        position,
         mask,
-        row_exponent,
+        queries,
+        query_exponents,
+        w,
+        keys,
+        pages + tl.load(sequence + token) * page_count,
+        plane,
+        count,
         width,
+        page_size,
+        scale,
         digits,
         heads,
         block,
         depth,
     )
-    dots = read(tl.where(dots < 0.0, 0.0, dots))
-    weight = read(read(tl.load(w + query, mask=known, other=0.0)) * scale)
-    terms = dots * weight[:, None]
-    total = tl.zeros([block], tl.float32)
-    for one in range(count):
-        total = total + tl.sum(tl.where((head == one)[:, None], terms, 0.0), 0)
-    score = tl.where(mask, write(total, tl.float32), -INFINITY)
     tl.store(out + token.to(tl.int64) * longest + position, score, mask=position < longest)
 
 
@@ -104,26 +187,23 @@ def fast_kernel(
     token = program // across
     position = (program % across) * block + tl.arange(0, block)
     mask = position < tl.load(lengths + token)
-    slots = slots_of(position, mask, pages + tl.load(sequence + token) * page_count, page_size)
-    head = tl.arange(0, heads)
-    known = head < count
-    query = token * count + head
-    dots = fast_products(
-        queries + query.to(tl.int64) * width,
-        known,
-        keys + slots * width,
+    score = fast_score(
+        token,
+        position,
         mask,
+        queries,
+        w,
+        keys,
+        pages + tl.load(sequence + token) * page_count,
+        count,
         width,
+        page_size,
+        scale,
         wide,
         heads,
         block,
         depth,
     )
-    weight = tl.load(w + query, mask=known, other=0.0) * scale
-    terms = tl.where(dots < 0.0, 0.0, dots) * weight[:, None]
-    terms = tl.where(known[:, None], terms, 0.0)
-    total = tl.sum(terms, 0) + 0.0  # a sum of negative zeros becomes +0
-    score = tl.where(mask, total, -INFINITY)
     tl.store(out + token.to(tl.int64) * longest + position, score, mask=position < longest)
 
 

@@ -5,7 +5,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from glm5_hal.kernels.triton.floats import INFINITY, SIGN, narrow, order_key, read, sigmoid, write
+from glm5_hal.kernels.triton.floats import (
+    INFINITY,
+    SIGN,
+    bits_of,
+    float_of,
+    narrow,
+    order_key,
+    picked,
+    read,
+    sigmoid,
+    write,
+)
 from glm5_hal.kernels.triton.target import Target, padded
 from glm5_hal.ops.moe_route import TINY_TOTAL as _TINY_TOTAL
 
@@ -25,9 +36,9 @@ def whole_min(x):
 
 
 @triton.jit
-def whole_sum(x):
-    """Sum of a matrix of which one element is not zero."""
-    return tl.sum(tl.sum(x, 1), 0)
+def whole_picked(x, chosen):
+    """The only element of a matrix that is chosen; +0 where none is."""
+    return float_of(tl.sum(tl.sum(tl.where(chosen, bits_of(x), 0), 1), 0))
 
 
 @triton.jit
@@ -75,8 +86,7 @@ def route_kernel(
         member_key = tl.where(mask, order_key(choice), SIGN)
         leader = leading(member_key, member, members)
         follower = leading(tl.where(leader, SIGN, member_key), member, members)
-        sums = tl.sum(tl.where(leader, choice, 0.0), 1)
-        sums = sums + tl.sum(tl.where(follower, choice, 0.0), 1)
+        sums = picked(choice, leader, 1) + picked(choice, follower, 1)
         rank = tl.where(group < n_group, order_key(sums), SIGN)
         kept = group < 0
         for _ in range(topk_group):
@@ -98,7 +108,7 @@ def route_kernel(
     for place in range(k):
         at = whole_min(tl.where(chosen, expert, experts))
         mine = (expert == at) & mask
-        one = whole_sum(tl.where(mine, score, 0.0))
+        one = whole_picked(score, mine)
         chosen = chosen & (expert != at)
         found = tl.where(slot == place, at, found)
         share = tl.where(slot == place, one, share)

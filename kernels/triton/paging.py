@@ -23,6 +23,25 @@ def slots_of(position, mask, pages, page_size):
 
 
 @triton.jit
+def rows_of(
+    position,
+    mask,
+    token,
+    indices,
+    k,
+    pages,
+    sequence,
+    page_count,
+    page_size,
+    selected: tl.constexpr,
+):
+    """Slots of a token's visible rows at positions of its own numbering."""
+    if selected:
+        position = tl.load(indices + token.to(tl.int64) * k + position, mask=mask, other=0)
+    return slots_of(position, mask, pages + tl.load(sequence + token) * page_count, page_size)
+
+
+@triton.jit
 def row_exponents(start, mask, width, block: tl.constexpr, depth: tl.constexpr):
     """Exponents [block] of cached rows of `width` values at pointers `start`."""
     largest = tl.zeros([depth, block], tl.int32)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from importlib.resources import files
 from types import MappingProxyType
@@ -27,6 +27,17 @@ class Tile:
     stages: int = 2
 
 
+Launcher = Callable[[Any, int, tuple[Any, ...], Mapping[str, Any]], None]
+"""Runs a kernel: the kernel, its programs, its arguments, its constants and launch options."""
+
+
+def launch_here(
+    kernel: Any, programs: int, arguments: tuple[Any, ...], constants: Mapping[str, Any]
+) -> None:
+    """Run a kernel where triton runs it by itself: on the current device and stream."""
+    kernel[(programs,)](*arguments, **constants)
+
+
 @dataclass(frozen=True)
 class Target:
     """A chip as the kernels see it.
@@ -40,7 +51,10 @@ class Target:
         dot_dtypes: dtypes that a dot product takes: of int8, bfloat16, float32.
         input_precision: what a float32 dot product may be asked for, best first.
         scratch: bytes that an op may allocate for intermediate results.
+        programs: how many fill the chip, for ops that can be cut finer.
+        barriers: whether a program's threads can wait for what others of it have stored.
         tiles: tile of each kernel.
+        launcher: how a backend runs a kernel on a device of its own; no part of the hash.
     """
 
     name: str
@@ -51,7 +65,10 @@ class Target:
     dot_dtypes: tuple[str, ...] = ("int8", "bfloat16", "float32")
     input_precision: tuple[str, ...] = ("ieee",)
     scratch: int = 256 << 20
+    programs: int = 256
+    barriers: bool = True
     tiles: Mapping[str, Tile] = field(default_factory=lambda: MappingProxyType({}))
+    launcher: Launcher = field(default=launch_here, compare=False, metadata={"hashed": False})
 
     def tile(self, kernel: str) -> Tile:
         """The tile of a kernel."""
@@ -64,7 +81,8 @@ class Target:
     @property
     def hash(self) -> str:
         """SHA-256 of the whole record: part of the plan, for a tile can change a fast bit."""
-        plain = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        hashed = [entry.name for entry in fields(self) if entry.metadata.get("hashed", True)]
+        plain = {name: getattr(self, name) for name in hashed}
         plain["tiles"] = {
             name: [dict(tile.sizes), tile.warps, tile.stages] for name, tile in self.tiles.items()
         }
@@ -78,15 +96,16 @@ class Target:
         Float additions and multiplications are never contracted, in either profile.
         """
         chosen = self.tile(tile)
+        options = {
+            **chosen.sizes,
+            **constants,
+            "num_warps": min(chosen.warps, self.max_warps),
+            "num_stages": chosen.stages,
+            "enable_fp_fusion": False,
+        }
         for first in range(0, programs, self.grid_limit):
-            kernel[(min(programs - first, self.grid_limit),)](
-                first,
-                *arguments,
-                **{**chosen.sizes, **constants},
-                num_warps=min(chosen.warps, self.max_warps),
-                num_stages=chosen.stages,
-                enable_fp_fusion=False,
-            )
+            part = min(programs - first, self.grid_limit)
+            self.launcher(kernel, part, (first, *arguments), options)
 
 
 def read_target(package: str, file: str) -> Target:

@@ -48,6 +48,16 @@ def kth_key(scores, length, wanted, block: tl.constexpr):
 
 
 @triton.jit
+def spare_equals(scores, length, wanted, threshold, block: tl.constexpr):
+    """How many of a row's keys that equal the threshold are among the wanted ones."""
+    above = tl.zeros([block], tl.int32)
+    for begin in range(0, length, block):
+        _, mask, key = row_keys(scores, begin, length, block)
+        above += ((key > threshold) & mask).to(tl.int32)
+    return wanted - tl.sum(above, 0)
+
+
+@triton.jit
 def topk_kernel(first, scores, lengths, out, width, k, fill: tl.constexpr, block: tl.constexpr):
     """Indices out [rows, k] of scores [rows, width]; one row a program."""
     row = (tl.program_id(0) + first).to(tl.int64)
@@ -59,11 +69,7 @@ def topk_kernel(first, scores, lengths, out, width, k, fill: tl.constexpr, block
         place = begin + tl.arange(0, fill)
         tl.store(goal + place, tl.full([fill], -1, tl.int32), mask=(place >= wanted) & (place < k))
     threshold = kth_key(here, length, wanted, block)
-    above = tl.zeros([block], tl.int32)
-    for begin in range(0, length, block):
-        _, mask, key = row_keys(here, begin, length, block)
-        above += ((key > threshold) & mask).to(tl.int32)
-    spare = wanted - tl.sum(above, 0)  # how many of those that equal the threshold
+    spare = spare_equals(here, length, wanted, threshold, block)
     equals = tl.zeros([1], tl.int32)
     taken = tl.zeros([1], tl.int32)
     for begin in range(0, length, block):

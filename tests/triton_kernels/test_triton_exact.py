@@ -11,10 +11,10 @@ from glm5_hal.backends.torch_triton.backend import missing_triton
 
 if missing := missing_triton():
     pytest.skip(missing, allow_module_level=True)
-from interpreted import MODES, difference, runtime, select
+from interpreted import MODES, difference, dsa_select_with, runtime, select
 from wild_calls import Wild
 
-from glm5_hal import Numerics, Weight, WeightRole
+from glm5_hal import Numerics, PagedContext, Weight, WeightRole
 from glm5_hal.conformance.reference_backend import reference_runtime
 from glm5_hal.conformance.subjects import BUILDERS, Variant, variants
 from glm5_hal.errors import ContractError
@@ -92,6 +92,26 @@ def test_sums_longer_than_one_int32_segment_are_exact() -> None:
     definition = reference_runtime(Numerics.EXACT).backend
     wanted = definition.linear(x, definition.prepare_weight(WeightRole.LINEAR, x))
     assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("barriers", [True, False])
+@pytest.mark.parametrize("k", [1, 40, 300])
+def test_selection_with_and_without_a_matrix_of_scores(mode: str, barriers: bool, k: int) -> None:
+    backend = runtime(Numerics.EXACT, mode).backend
+    keys = backend.allocate_cache(8, 64, 16, torch.bfloat16)
+    made = torch.Generator().manual_seed(k)
+    # few different keys: many ties, and many scores of exactly zero
+    rows = torch.randn(9, 16, generator=made)[torch.randint(9, (512,), generator=made)]
+    backend.cache_write(keys, rows.bfloat16(), torch.arange(512, dtype=torch.int32))
+    lengths = torch.tensor([1, 39, 130, 500], dtype=torch.int32)
+    pages = torch.randperm(8, generator=made).int()[None]
+    context = PagedContext(pages, torch.zeros(4, dtype=torch.int32), lengths, 512)
+    q = torch.randn(4, 3, 16, generator=made).bfloat16()
+    w = torch.randn(4, 3, generator=made)
+    chosen = dsa_select_with(barriers, mode)(q, w, keys.tensor, 64, context, 0.25, k)
+    scores = backend.index_scores(q, w, keys, context, 0.25)
+    assert torch.equal(chosen, topk.reference(scores, lengths, k))
 
 
 ROWS = {

@@ -1,0 +1,218 @@
+"""What a chip's backend.yaml says: identity, detection, environment, tiles.
+
+`backend.schema.json` beside this file is the same in JSON Schema, for editors and for vendors.
+"""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from importlib.resources import files
+from types import MappingProxyType
+from typing import Any, get_args, get_origin, get_type_hints
+
+import yaml
+
+from glm5_hal.backends.torch_triton.surroundings import Surroundings
+from glm5_hal.errors import BackendDefinitionError
+from glm5_hal.settings import Setting, State
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One condition for the chip to be this vendor's.
+
+    Attributes:
+        fact: ``module NAME`` or an attribute's path, such as ``torch.version.hip``.
+        present: whether it must be there.
+        otherwise: what is said where it is not so; ``{value}`` is what was found.
+    """
+
+    fact: str
+    present: bool
+    otherwise: str
+
+    def broken(self, around: Surroundings) -> str | None:
+        """What is wrong, None if nothing is."""
+        kind, _, name = self.fact.rpartition(" ")
+        value = around.installed(name) if kind == "module" else around.attribute(name)
+        found = value is not None and value is not False
+        return None if found is self.present else self.otherwise.format(value=value)
+
+
+@dataclass(frozen=True)
+class Variable:
+    """An environment variable that must hold one of some values.
+
+    Attributes:
+        variable: its name.
+        accepts: the values, the one to use first.
+        before: what reads it: ``device``, the first use of the device, or a module's name.
+        why: what it does.
+    """
+
+    variable: str
+    accepts: tuple[str, ...]
+    before: str
+    why: str
+
+    def look(self, around: Surroundings, initialized: bool) -> Setting:
+        """How it stands."""
+        found = around.environment.get(self.variable)
+        late = initialized if self.before == "device" else around.imported(self.before)
+        if found is None:
+            state = State.LATE if late else State.PENDING
+        else:
+            state = State.GOOD if found in self.accepts else State.WRONG
+        wanted = " or ".join(self.accepts)
+        fix = f"export {self.variable}={self.accepts[0]}"
+        return Setting(self.variable, wanted, found, state, self.why, fix)
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag of torch, or of the vendor's module, that the backend sets when it is opened.
+
+    Attributes:
+        flag: its path, beginning with ``torch.``.
+        value: what it must be.
+        why: what it does.
+    """
+
+    flag: str
+    value: bool | int | str
+    why: str
+
+    def look(self, around: Surroundings) -> Setting:
+        """How it stands."""
+        found = around.attribute(self.flag)
+        state = State.GOOD if found == self.value else State.PENDING
+        shown = None if found is None else str(found)
+        fix = f"{self.flag} = {self.value!r}"
+        return Setting(self.flag, str(self.value), shown, state, self.why, fix)
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """A chip's backend.yaml.
+
+    Attributes:
+        vendor: who makes it.
+        device_type: torch's name of the device, as in ``torch.device(device_type)``.
+        imports: modules that must be imported before the device can be used.
+        visible_devices: variables that choose among several devices, the strongest first.
+        collectives: torch.distributed backend of its tensors.
+        graphs: class of the namespace that records a graph of launches; None where there is none.
+        rules: all must hold for the chip to be this one.
+        variables: what the environment must hold.
+        flags: what is set when the backend is opened.
+        tiles: least capability to the file of its tiles, ascending; ``*`` where there is one.
+        nondeterministic: op of torch to why the backend does not call it on the device.
+        unestablished: what is assumed and has no source yet, in sentences.
+    """
+
+    vendor: str
+    device_type: str
+    collectives: str
+    rules: tuple[Rule, ...]
+    tiles: Mapping[str, str]
+    visible_devices: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
+    graphs: str | None = None
+    variables: tuple[Variable, ...] = ()
+    flags: tuple[Flag, ...] = ()
+    nondeterministic: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    unestablished: tuple[str, ...] = ()
+
+    def tile_file(self, capability: tuple[int, int] | None) -> str:
+        """The file of tiles for a device of some capability: of the highest that it reaches.
+
+        Raises:
+            LookupError: the device is below all of them.
+        """
+        if capability is None:
+            return self.tiles["*"]
+        reached = [
+            file
+            for least, file in self.tiles.items()
+            if least == "*" or capability >= tuple(map(int, least.split(".")))
+        ]
+        if not reached:
+            raise LookupError(f"tiles begin with capability {next(iter(self.tiles))}")
+        return reached[-1]
+
+
+def read_descriptor(package: str, file: str = "backend.yaml") -> Descriptor:
+    """The descriptor that lies in a package.
+
+    Raises:
+        BackendDefinitionError: naming the file and every entry that does not fit.
+    """
+    text = files(package).joinpath(file).read_text("utf-8")
+    return parse(yaml.safe_load(text), f"{package}/{file}")
+
+
+def parse(record: object, where: str) -> Descriptor:
+    """A descriptor of plain data.
+
+    Raises:
+        BackendDefinitionError: naming `where` and every entry that does not fit.
+    """
+    problems: list[str] = []
+    made: Descriptor | None = _made(Descriptor, record, "", problems)
+    if made is None or problems:
+        raise BackendDefinitionError(
+            f"{where} does not fit backend.schema.json:\n" + "\n".join(f"  - {p}" for p in problems)
+        )
+    return made
+
+
+_LABELS: Mapping[object, str] = MappingProxyType({str: "a text", bool: "true or false"})
+
+
+def _made(cls: type, record: object, where: str, problems: list[str]) -> Any:
+    """An instance of a record class, or None with the reasons in `problems`."""
+    if not isinstance(record, dict):
+        problems.append(f"{where or 'the file'} is {record!r}, expected a mapping")
+        return None
+    before = len(problems)
+    known = {entry.name: entry for entry in fields(cls)}
+    inside = f"{where}." if where else ""
+    problems += [
+        f"{inside}{key} is unknown; known: {', '.join(known)}" for key in record if key not in known
+    ]
+    problems += [
+        f"{inside}{name} is missing"
+        for name, entry in known.items()
+        if name not in record and entry.default is MISSING and entry.default_factory is MISSING
+    ]
+    hints = get_type_hints(cls)
+    values = {
+        name: _value(hints[name], record[name], f"{inside}{name}", problems)
+        for name in known
+        if name in record
+    }
+    return None if len(problems) > before else cls(**values)
+
+
+def _value(kind: Any, value: object, where: str, problems: list[str]) -> Any:
+    """A field's value, checked against its annotation."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is tuple:
+        if not isinstance(value, list):
+            problems.append(f"{where} is {value!r}, expected a list")
+            return ()
+        return tuple(_value(args[0], v, f"{where}[{i}]", problems) for i, v in enumerate(value))
+    if origin is Mapping:
+        if not isinstance(value, dict):
+            problems.append(f"{where} is {value!r}, expected a mapping")
+            return {}
+        for key, text in value.items():
+            _value(str, key, f"a key of {where}", problems)
+            _value(args[1], text, f"{where}.{key}", problems)
+        return MappingProxyType(value)
+    if isinstance(kind, type) and is_dataclass(kind):
+        return _made(kind, value, where, problems)
+    allowed = [part for part in args if part is not type(None)] or [kind]
+    if type(value) not in allowed:  # exactly: true is no number here
+        labels = " or ".join(_LABELS.get(part, "a number") for part in allowed)
+        problems.append(f"{where} is {value!r}, expected {labels}")
+    return value
