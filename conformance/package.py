@@ -16,18 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glm5_hal.conformance import records
+from glm5_hal.conformance import records, static_evidence
 from glm5_hal.conformance.case import Result
 from glm5_hal.conformance.errors import PackageError
 from glm5_hal.conformance.junit import junit
 from glm5_hal.conformance.manifest import encode, manifest
 from glm5_hal.conformance.report import render
 from glm5_hal.conformance.runner import MANIFEST_FILE, RESULTS_FILE, RUN_FILE, Outcome
+from glm5_hal.conformance.static_evidence import StaticEvidence
 
 WAIVERS_FILE = "waivers.yaml"
 MUST_PASS_FILE = "must-pass.txt"
 JUNIT_FILE = "junit.xml"
 REPORT_FILE = "report.html"
+STATIC_FILE = "static.json"
+"""An audit of the backend's kernels: not in every package."""
 FILES = (
     RESULTS_FILE,
     RUN_FILE,
@@ -36,7 +39,7 @@ FILES = (
     JUNIT_FILE,
     REPORT_FILE,
 )
-"""Every file of a package but the manifest, which lists them."""
+"""Every file of every package but the manifest, which lists them."""
 
 _FOLDER = "glm5-hal-conformance"
 _LARGEST_FILE = 256 * 2**20
@@ -85,9 +88,28 @@ class Package:
             raise PackageError(f"{RESULTS_FILE} is missing")
         return tuple(records.parse_all(self.files[RESULTS_FILE]).values())
 
+    @property
+    def static(self) -> StaticEvidence | None:
+        """The audit that is attached.
 
-def seal(outcome: Outcome, out: Path) -> Package:
-    """Complete the directory of a finished run, and write the tar beside it."""
+        Raises:
+            PackageError: it is not as an audit writes it.
+        """
+        content = self.files.get(STATIC_FILE)
+        return None if content is None else static_evidence.parse(content, STATIC_FILE)
+
+
+def seal(outcome: Outcome, out: Path, static: bytes | None = None) -> Package:
+    """Complete the directory of a finished run, and write the tar beside it.
+
+    Args:
+        outcome: the run.
+        out: its directory.
+        static: an audit's document, to be attached.
+
+    Raises:
+        PackageError: the document is none.
+    """
     results = outcome.results
     files = {
         RESULTS_FILE: records.lines(results),
@@ -95,8 +117,11 @@ def seal(outcome: Outcome, out: Path) -> Package:
         WAIVERS_FILE: outcome.job.waivers.content,
         MUST_PASS_FILE: outcome.job.must_pass.content,
     }
+    if static is not None:
+        files[STATIC_FILE] = static
+    audited = Package(files).static
     files[JUNIT_FILE] = junit(results, _title(manifest(outcome, {})))
-    files[REPORT_FILE] = render(manifest(outcome, _digests(files)), results).encode()
+    files[REPORT_FILE] = render(manifest(outcome, _digests(files)), results, audited).encode()
     files[MANIFEST_FILE] = encode(manifest(outcome, _digests(files)))
     _write(out, files)
     tar = tar_of(out)
@@ -116,7 +141,7 @@ def render_report(package: Package) -> str:
     listed = content.get("files")
     if isinstance(listed, dict):  # a report does not name its own hash
         content["files"] = {name: value for name, value in listed.items() if name != REPORT_FILE}
-    return render(content, package.results)
+    return render(content, package.results, package.static)
 
 
 def render_junit(package: Package) -> bytes:
@@ -214,7 +239,7 @@ def _read_tar(path: Path) -> dict[str, bytes]:
 
 
 def _check_name(name: str) -> None:
-    if name not in (*FILES, MANIFEST_FILE):
+    if name not in (*FILES, MANIFEST_FILE, STATIC_FILE):
         raise PackageError(f"{name!r} does not belong into a package")
 
 

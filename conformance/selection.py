@@ -16,7 +16,7 @@ class Selection:
     Attributes:
         profile: numeric profile.
         quick: the quick cases only.
-        ops: these ops only; all when empty.
+        ops: these ops only; all when empty. A name behind a minus is left out.
         case: this case only.
     """
 
@@ -56,13 +56,18 @@ class Selection:
             for name, case in catalogue.items()
             if case.profile is self.profile
             and (case.quick or not self.quick)
-            and (not self.ops or case.op in self.ops)
+            and self._takes(case.op)
             and self.case in (None, name)
         }
 
+    def _takes(self, op: str) -> bool:
+        kept = [name for name in self.ops if not name.startswith("-")]
+        return f"-{op}" not in self.ops and (not kept or op in kept)
+
     def _check(self, catalogue: Mapping[str, Case]) -> None:
         known = sorted({case.op for case in catalogue.values()})
-        unknown = [op for op in self.ops if op not in known]
+        asked = [name.removeprefix("-") for name in self.ops]
+        unknown = [op for op in asked if op not in known]
         if unknown:
             raise AskedError(f"no op {', '.join(unknown)}; ops with cases: {', '.join(known)}")
         if self.case is not None and self.case not in catalogue:

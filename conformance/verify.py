@@ -23,7 +23,7 @@ from glm5_hal.conformance.package import (
     render_junit,
     render_report,
 )
-from glm5_hal.conformance.runner import RESULTS_FILE
+from glm5_hal.conformance.runner import MANIFEST_FILE, RESULTS_FILE
 from glm5_hal.conformance.selection import Selection
 from glm5_hal.conformance.sources import SUITE, Source
 from glm5_hal.conformance.suite import Suite
@@ -69,7 +69,7 @@ def verify(package: Package, source: Source = SUITE) -> list[str]:
 
 def _files(package: Package) -> Iterator[str]:
     listed = package.manifest["files"]
-    for name in sorted({*FILES, *listed}):
+    for name in sorted({*FILES, *listed, *package.files} - {MANIFEST_FILE}):
         if name not in package.files:
             yield f"{name} is missing"
         elif name not in listed:

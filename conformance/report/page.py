@@ -16,11 +16,13 @@ from glm5_hal.conformance.report import (
     failures,
     matrix,
     requirements,
+    static,
     timings,
 )
 from glm5_hal.conformance.report.header import header
 from glm5_hal.conformance.report.markup import join, tag
 from glm5_hal.conformance.report.reading import Run
+from glm5_hal.conformance.static_evidence import StaticEvidence
 
 
 @cache
@@ -38,19 +40,25 @@ _SECTIONS = (
     ("accuracy", "Accuracy", accuracy.section),
     ("timings", "Time", timings.section),
     ("requirements", "Requirements", requirements.section),
+    ("static", "Static audit", static.section),
     ("cases", "All cases", cases.section),
     ("environment", "Environment", environment.section),
 )
 
 
-def render(manifest: Mapping[str, object], results: Sequence[Result]) -> str:
+def render(
+    manifest: Mapping[str, object],
+    results: Sequence[Result],
+    audited: StaticEvidence | None = None,
+) -> str:
     """The report as one HTML document; equal arguments give equal bytes.
 
     Args:
         manifest: of the result package; `glm5_hal.conformance.report` says what is read.
         results: of all cases, in any order.
+        audited: an audit of the backend's kernels, if one is attached.
     """
-    run = Run.of(manifest, results)
+    run = Run.of(manifest, results, audited)
     page, script_hash = _template()
     nav = (tag("li", tag("a", text, href=f"#{name}")) for name, text, _ in _SECTIONS)
     text = page.substitute(

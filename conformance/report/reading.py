@@ -7,6 +7,7 @@ from functools import cached_property
 
 from glm5_hal.conformance.case import ASPECTS, Result, Status
 from glm5_hal.conformance.report.words import NOT_RECORDED, in_words
+from glm5_hal.conformance.static_evidence import StaticEvidence
 from glm5_hal.contract import OPS
 from glm5_hal.levels import Level
 
@@ -26,13 +27,25 @@ def items_of(value: object) -> list[object]:
 
 @dataclass(frozen=True)
 class Run:
-    """Manifest and results, in the order of the report whatever order they came in."""
+    """Manifest and results, in the order of the report whatever order they came in.
+
+    Attributes:
+        manifest: of the result package.
+        results: of all cases.
+        static: an audit of the backend's kernels, if one is attached.
+    """
 
     manifest: Mapping[str, object]
     results: tuple[Result, ...]
+    static: StaticEvidence | None = None
 
     @classmethod
-    def of(cls, manifest: Mapping[str, object], results: Sequence[Result]) -> "Run":
+    def of(
+        cls,
+        manifest: Mapping[str, object],
+        results: Sequence[Result],
+        static: StaticEvidence | None = None,
+    ) -> "Run":
         """Sorted by op, aspect and id."""
         ops = {name: place for place, name in enumerate((*OPS, MODEL))}
 
@@ -40,7 +53,7 @@ class Run:
             aspect = ASPECTS.index(result.aspect) if result.aspect in ASPECTS else len(ASPECTS)
             return ops.get(result.op, len(ops)), result.op, aspect, result.id
 
-        return cls(manifest, tuple(sorted(results, key=key)))
+        return cls(manifest, tuple(sorted(results, key=key)), static)
 
     def at(self, *path: str) -> object:
         """A value of the manifest, None where there is none."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from glm5_hal.cli import console, options
-from glm5_hal.cli.failures import ExitCode
+from glm5_hal.cli.failures import CommandError, ExitCode
 from glm5_hal.cli.plan import note_default
 
 if TYPE_CHECKING:
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from glm5_hal.conformance.runner import Job, Observer, Outcome
 
 Ops = Annotated[
-    str | None, typer.Option(metavar="A,B", help="Cases of these ops only; claims nothing.")
+    str | None,
+    typer.Option(
+        metavar="A,B", help="Cases of these ops only, or with -A of all but A; claims nothing."
+    ),
 ]
 Quick = Annotated[bool, typer.Option("--quick", help="The quick selection.")]
 Numerics = Annotated[
@@ -52,6 +55,13 @@ def run(
             min=1, metavar="N", help="Processes; default: 2 on the CPU, 1 on an accelerator."
         ),
     ] = None,
+    static: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="With --out: attach what `glm5-hal audit --out FILE` found of its kernels.",
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Judge a backend.
@@ -61,12 +71,13 @@ def run(
     from glm5_hal.conformance import sources
     from glm5_hal.conformance.runner import Request, prepare
 
+    attached = _attached(static, out)
     note_default(backend)
     request = Request(backend, numerics, quick, split(ops), case, workers, sources.SUITE)
     job = prepare(request)
     _introduce(job)
     try:
-        outcome, package = _execute(job, out)
+        outcome, package = _execute(job, out, attached)
     except KeyboardInterrupt:
         again = "the same command resumes" if out else "with --out DIR it could be resumed"
         console.note(f"interrupted; {again}")
@@ -98,7 +109,24 @@ def _introduce(job: "Job") -> None:
         console.note(f"warning: {text}")
 
 
-def _execute(job: "Job", out: Path | None) -> "tuple[Outcome, Package | None]":
+def _attached(static: Path | None, out: Path | None) -> bytes | None:
+    """The audit to attach, known to be one before anything runs."""
+    if static is None:
+        return None
+    if out is None:
+        raise CommandError(f"--static {static} goes into a result package: give --out DIR as well")
+    if not static.is_file():
+        raise CommandError(f"--static {static}: no such file; `glm5-hal audit --out` writes one")
+    from glm5_hal.conformance.static_evidence import parse
+
+    content = static.read_bytes()
+    parse(content, str(static))
+    return content
+
+
+def _execute(
+    job: "Job", out: Path | None, static: bytes | None
+) -> "tuple[Outcome, Package | None]":
     from glm5_hal.conformance.package import seal
     from glm5_hal.conformance.runner import execute
 
@@ -108,7 +136,7 @@ def _execute(job: "Job", out: Path | None) -> "tuple[Outcome, Package | None]":
         else:
             with tempfile.TemporaryDirectory(prefix="glm5-hal-") as folder:
                 return execute(job, Path(folder), observe), None
-    return outcome, seal(outcome, out)
+    return outcome, seal(outcome, out, static)
 
 
 # --- progress ---

@@ -309,6 +309,10 @@ def test_selection_narrows() -> None:
     cases = fake_cases.good()
     assert list(Selection(quick=True).of(cases)) == ["TOPK-1/parity/a"]
     assert list(Selection(ops=("linear",)).of(cases)) == ["LINEAR-1/parity/a"]
+    assert "LINEAR-1/parity/a" not in Selection(ops=("-linear",)).of(cases)
+    assert list(Selection(ops=("topk", "-linear")).of(cases)) == list(
+        Selection(ops=("topk",)).of(cases)
+    )
     assert list(Selection(case="TOPK-1/parity/b").of(cases)) == ["TOPK-1/parity/b"]
     assert Selection(profile=Numerics.EXACT).of(cases) == {}
 
@@ -317,6 +321,8 @@ def test_what_does_not_exist_is_said() -> None:
     cases = fake_cases.good()
     with pytest.raises(AskedError, match="no op nope; ops with cases: linear, mla_expanded, topk"):
         Selection(ops=("nope",)).of(cases)
+    with pytest.raises(AskedError, match="no op nope"):
+        Selection(ops=("-nope",)).of(cases)
     with pytest.raises(AskedError, match="close: TOPK-1/parity/b, TOPK-1/parity/a"):
         Selection(case="TOPK-1/parity/bb").of(cases)
 
