@@ -4,7 +4,6 @@ GLM5_HAL_BACKEND=cuda pytest -m hardware tests/hardware
 """
 
 import hashlib
-import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
