@@ -3,7 +3,7 @@
 `backend.schema.json` beside this file is the same in JSON Schema, for editors and for vendors.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from importlib.resources import files
 from types import MappingProxyType
@@ -91,36 +91,141 @@ class Flag:
 
 
 @dataclass(frozen=True)
+class Absent:
+    """An environment variable that must not be set.
+
+    Attributes:
+        variable: its name.
+        why: what it would do.
+    """
+
+    variable: str
+    why: str
+
+    def look(self, around: Surroundings) -> Setting:
+        """How it stands."""
+        found = around.environment.get(self.variable)
+        state = State.GOOD if found is None else State.WRONG
+        return Setting(self.variable, "not set", found, state, self.why, f"unset {self.variable}")
+
+
+@dataclass(frozen=True)
+class Visible:
+    """How the variables that choose devices must be set, where they are.
+
+    Attributes:
+        variables: the strongest first.
+        ascending: whether the list must ascend.
+        together: whether all must be set alike, or none.
+    """
+
+    variables: tuple[str, ...] = ()
+    ascending: bool = False
+    together: bool = False
+
+    def look(self, around: Surroundings) -> Iterator[Setting]:
+        """What is wrong with them; nothing where nothing is."""
+        found = {name: around.environment.get(name) for name in self.variables}
+        given = {name: text for name, text in found.items() if text is not None}
+        if self.ascending:
+            for name, text in given.items():
+                numbers = [int(part) for part in text.split(",") if part.strip().isdigit()]
+                if numbers != sorted(numbers):
+                    wanted = ",".join(map(str, sorted(numbers)))
+                    why = "otherwise no device is seen"
+                    fix = f"export {name}={wanted}"
+                    yield Setting(name, "an ascending list", text, State.WRONG, why, fix)
+        if self.together and given and len(set(found.values())) > 1:
+            text = next(iter(given.values()))
+            for name, other in found.items():
+                if other != text:
+                    why = f"{' and '.join(self.variables)} are read by different libraries"
+                    fix = f"export {name}={text}"
+                    yield Setting(name, repr(text), other, State.WRONG, why, fix)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What becomes of numbers outside our kernels' care, in a word or a sentence each.
+
+    Attributes:
+        float64: ``native``, or what is computed instead.
+        int64: the same.
+        subnormals: ``kept``, ``flushed`` or ``unknown``.
+        float32_products: precision of a float32 product in Triton unless it is asked for another.
+    """
+
+    float64: str
+    int64: str
+    subnormals: str
+    float32_products: str
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """The Triton that makes code for the chip.
+
+    Attributes:
+        package: where it comes from.
+        target: its name of the target.
+        warp_size: threads of a warp, as its target says.
+        limits: what it does not take, or takes otherwise, in sentences.
+    """
+
+    package: str
+    target: str
+    warp_size: int
+    limits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Descriptor:
     """A chip's backend.yaml.
 
     Attributes:
         vendor: who makes it.
         device_type: torch's name of the device, as in ``torch.device(device_type)``.
-        imports: modules that must be imported before the device can be used.
-        visible_devices: variables that choose among several devices, the strongest first.
+        order: place among all in which `doctor` looks for chips: who poses as another comes first.
         collectives: torch.distributed backend of its tensors.
-        graphs: class of the namespace that records a graph of launches; None where there is none.
+        triton: the compiler.
+        numbers: what becomes of float64, int64 and subnormal numbers.
         rules: all must hold for the chip to be this one.
-        variables: what the environment must hold.
-        flags: what is set when the backend is opened.
         tiles: least capability to the file of its tiles, ascending; ``*`` where there is one.
+        visible: variables that choose among several devices.
+        imports: modules that must be imported before the device can be used.
+        graphs: class of the namespace that records a graph of launches; None where there is none.
+        variables: what the environment must hold.
+        absent: what it must not hold.
+        flags: what is set when the backend is opened.
         nondeterministic: op of torch to why the backend does not call it on the device.
         unestablished: what is assumed and has no source yet, in sentences.
     """
 
     vendor: str
     device_type: str
+    order: int
     collectives: str
+    triton: Compiler
+    numbers: Numbers
     rules: tuple[Rule, ...]
     tiles: Mapping[str, str]
-    visible_devices: tuple[str, ...] = ()
+    visible: Visible = Visible()
     imports: tuple[str, ...] = ()
     graphs: str | None = None
     variables: tuple[Variable, ...] = ()
+    absent: tuple[Absent, ...] = ()
     flags: tuple[Flag, ...] = ()
     nondeterministic: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     unestablished: tuple[str, ...] = ()
+
+    def settings(self, around: Surroundings, initialized: bool) -> tuple[Setting, ...]:
+        """Everything that must be set, and how it stands."""
+        return (
+            *(variable.look(around, initialized) for variable in self.variables),
+            *(entry.look(around) for entry in self.absent),
+            *self.visible.look(around),
+            *(flag.look(around) for flag in self.flags),
+        )
 
     def tile_file(self, capability: tuple[int, int] | None) -> str:
         """The file of tiles for a device of some capability: of the highest that it reaches.

@@ -80,7 +80,7 @@ class TorchDeviceBackend(TorchTritonBackend):
     @classmethod
     def _hidden(cls, around: Surroundings) -> str:
         """What restricts the visible devices."""
-        for name in cls._descriptor().visible_devices:
+        for name in cls._descriptor().visible.variables:
             if name in around.environment:
                 return f" ({name}={around.environment[name]})"
         return ""
@@ -98,12 +98,8 @@ class TorchDeviceBackend(TorchTritonBackend):
 
     @classmethod
     def settings(cls) -> tuple[Setting, ...]:
-        about, around = cls._descriptor(), cls._around()
-        started = cls._initialized(around)
-        return (
-            *(variable.look(around, started) for variable in about.variables),
-            *(flag.look(around) for flag in about.flags),
-        )
+        around = cls._around()
+        return cls._descriptor().settings(around, cls._initialized(around))
 
     @classmethod
     def _initialized(cls, around: Surroundings) -> bool:
@@ -169,7 +165,7 @@ class TorchDeviceBackend(TorchTritonBackend):
         """The plan names the tiles of device 0: another kind of device needs a plan of its own."""
         first, mine = self._tile_file(0), self._tile_file(self.index)
         if first != mine:
-            names = self._descriptor().visible_devices
+            names = self._descriptor().visible.variables
             raise BackendUnavailable(
                 self.name,
                 f"device {self.index} is of another kind than device 0 (tiles {mine}, {first}); "

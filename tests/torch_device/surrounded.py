@@ -34,9 +34,17 @@ class Around:
 CHIP: dict[str, Any] = {
     "vendor": "Acme",
     "device_type": "cpu",
+    "order": 1,
     "collectives": "gloo",
     "graphs": "Recording",
-    "visible_devices": ["ACME_VISIBLE_DEVICES"],
+    "visible": {"variables": ["ACME_VISIBLE_DEVICES"]},
+    "triton": {"package": "triton", "target": "acme", "warp_size": 32},
+    "numbers": {
+        "float64": "native",
+        "int64": "native",
+        "subnormals": "kept",
+        "float32_products": "ieee",
+    },
     "rules": [
         {"fact": "torch.version.acme", "present": True, "otherwise": "this torch knows no Acme"}
     ],

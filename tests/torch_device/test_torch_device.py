@@ -15,7 +15,7 @@ from surrounded import CHIP, Around, chip, namespace
 from glm5_hal import Numerics
 from glm5_hal.backends.torch_triton import device as device_module
 from glm5_hal.backends.torch_triton.backend import missing_triton
-from glm5_hal.backends.torch_triton.descriptor import parse, read_descriptor
+from glm5_hal.backends.torch_triton.descriptor import Visible, parse, read_descriptor
 from glm5_hal.backends.torch_triton.surroundings import Process
 from glm5_hal.errors import BackendDefinitionError, BackendUnavailable
 from glm5_hal.registry import load
@@ -175,6 +175,49 @@ def test_a_setting_that_cannot_be_made_keeps_the_chip_from_running(
     assert reason.endswith("export ACME_DETERMINISTIC=1")
     with pytest.raises(BackendUnavailable, match="export ACME_DETERMINISTIC=1"):
         acme.in_profile(Numerics.EXACT)
+
+
+def test_a_variable_that_must_not_be_set_is_wrong_when_it_is() -> None:
+    entry = {"variable": "ACME_FAST", "why": "another path by size"}
+    for environment, state in (({}, State.GOOD), ({"ACME_FAST": "1"}, State.WRONG)):
+        around = Around(GOOD, environment={"ACME_DETERMINISTIC": "1", **environment})
+        acme = chip(around, namespace(), absent=[entry])
+        assert acme.settings()[1].state is state
+        assert acme.is_available()[0] is (state is State.GOOD)
+    assert "unset ACME_FAST" in acme.is_available()[1]
+
+
+VISIBLE = {
+    "not set": ({}, ()),
+    "ascending": ({"A": "0,2,5"}, ()),
+    "not ascending": ({"A": "2,0"}, ("export A=0,2",)),
+}
+
+
+@pytest.mark.parametrize(("environment", "fixes"), VISIBLE.values(), ids=VISIBLE)
+def test_a_list_of_devices_that_must_ascend(
+    environment: dict[str, str], fixes: tuple[str, ...]
+) -> None:
+    visible = Visible(("A",), ascending=True)
+    found = visible.look(Around(environment=environment))
+    assert tuple(setting.fix for setting in found) == fixes
+
+
+TOGETHER = {
+    "neither": ({}, ()),
+    "both alike": ({"A": "1", "B": "1"}, ()),
+    "one of them": ({"B": "1"}, ("export A=1",)),
+    "not alike": ({"A": "0", "B": "1"}, ("export B=0",)),
+}
+
+
+@pytest.mark.parametrize(("environment", "fixes"), TOGETHER.values(), ids=TOGETHER)
+def test_lists_of_devices_that_must_be_alike(
+    environment: dict[str, str], fixes: tuple[str, ...]
+) -> None:
+    visible = Visible(("A", "B"), together=True)
+    found = visible.look(Around(environment=environment))
+    assert tuple(setting.fix for setting in found) == fixes
 
 
 def test_a_variable_that_a_module_reads_is_late_once_that_is_imported() -> None:
