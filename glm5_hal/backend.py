@@ -95,6 +95,16 @@ class Backend:
         raise NotImplementedError(f"{cls.__name__} does not say whether it is available")
 
     @classmethod
+    def excluded(cls) -> str | None:
+        """Why it cannot run here, as far as that is known without importing its modules."""
+        return None
+
+    @classmethod
+    def imports(cls) -> tuple[str, ...]:
+        """Modules of the vendor's that `is_available` imports; some cannot stand side by side."""
+        return ()
+
+    @classmethod
     def device_count(cls) -> int:
         """Number of devices that `index` may name."""
         return 1

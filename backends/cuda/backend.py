@@ -11,7 +11,6 @@ class CudaBackend(TorchDeviceBackend):
     """
 
     name = "cuda"
-    collectives = "nccl"
     _package = __package__
 
     @classmethod

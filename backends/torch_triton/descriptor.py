@@ -185,11 +185,11 @@ class Descriptor:
     Attributes:
         vendor: who makes it.
         device_type: torch's name of the device, as in ``torch.device(device_type)``.
-        order: place among all in which `doctor` looks for chips: who poses as another comes first.
         collectives: torch.distributed backend of its tensors.
         triton: the compiler.
         numbers: what becomes of float64, int64 and subnormal numbers.
-        rules: all must hold for the chip to be this one.
+        rules: all must hold for the chip to be this one. They exclude every other vendor's, so that
+            no order of asking is needed.
         tiles: least capability to the file of its tiles, ascending; ``*`` where there is one.
         visible: variables that choose among several devices.
         imports: modules that must be imported before the device can be used.
@@ -203,7 +203,6 @@ class Descriptor:
 
     vendor: str
     device_type: str
-    order: int
     collectives: str
     triton: Compiler
     numbers: Numbers

@@ -30,6 +30,10 @@ class TorchDeviceBackend(TorchTritonBackend):
     _package: ClassVar[str]
     """Where backend.yaml and the tables of tiles lie."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.collectives = cls._descriptor().collectives
+
     def __init__(self, index: int = 0) -> None:
         type(self)._prepare()
         super().__init__(index)
@@ -56,15 +60,22 @@ class TorchDeviceBackend(TorchTritonBackend):
         return True, f"{count} {cls._descriptor().vendor} device{'s' * (count != 1)}"
 
     @classmethod
+    def excluded(cls) -> str | None:
+        around = cls._around()
+        broken = (rule.broken(around) for rule in cls._descriptor().rules)
+        return next(filter(None, broken), None) or missing_triton()
+
+    @classmethod
+    def imports(cls) -> tuple[str, ...]:
+        return cls._descriptor().imports
+
+    @classmethod
     def _obstacle(cls) -> str | None:
         """The first reason why it cannot run here."""
         about = cls._descriptor()
         around = cls._around()
-        for rule in about.rules:
-            if broken := rule.broken(around):
-                return broken
-        if missing := missing_triton():
-            return missing
+        if excluded := cls.excluded():
+            return excluded
         for module in about.imports:
             try:
                 importlib.import_module(module)
@@ -117,10 +128,8 @@ class TorchDeviceBackend(TorchTritonBackend):
         reason = cls._obstacle()
         if reason is not None:
             raise BackendUnavailable(cls.name, reason)
-        about = cls._descriptor()
-        for variable in about.variables:
-            os.environ.setdefault(variable.variable, variable.accepts[0])
-        for flag in about.flags:
+        cls._set_variables()
+        for flag in cls._descriptor().flags:
             path, _, name = flag.flag.rpartition(".")
             owner = cls._around().attribute(path)
             if owner is None:
@@ -128,6 +137,11 @@ class TorchDeviceBackend(TorchTritonBackend):
                     cls.name, f"{path} does not exist in torch {torch.__version__}"
                 )
             setattr(owner, name, flag.value)
+
+    @classmethod
+    def _set_variables(cls) -> None:
+        for variable in cls._descriptor().variables:
+            os.environ.setdefault(variable.variable, variable.accepts[0])
 
     @classmethod
     def in_profile(cls, numerics: Numerics) -> type[Backend]:
@@ -158,8 +172,9 @@ class TorchDeviceBackend(TorchTritonBackend):
     @classmethod
     def _capability(cls, index: int) -> tuple[int, int] | None:
         """(major, minor) of a device; None where the vendor has no such number."""
-        found = cls._namespace().get_device_capability(index)
-        return None if found is None else tuple(found)
+        asked = getattr(cls._namespace(), "get_device_capability", None)
+        found = None if asked is None else asked(index)
+        return None if found is None else (int(found[0]), int(found[1]))
 
     def _check_tiles(self) -> None:
         """The plan names the tiles of device 0: another kind of device needs a plan of its own."""

@@ -1,5 +1,6 @@
 """`glm5-hal backends`: what is registered, and what of it can run here."""
 
+import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -79,13 +80,36 @@ def _report(name: str, aliases: tuple[str, ...]) -> BackendReport:
     try:
         cls = load(name)
         profiles = tuple(sorted(profile.value for profile in cls.capabilities.profiles))
-        available, reason = cls.is_available()
+        available, reason = _availability(cls)
         devices = cls.device_count() if available else 0
         settings = cls.settings()  # before anything is opened, which would make some of them
         details = tuple(_details(cls, name) for name in profiles) if available else ()
     except Exception as error:  # whatever a third party's package does when it is imported
         return BackendReport(name, aliases, False, failure(error), 0, profiles, ())
     return BackendReport(name, aliases, available, reason, devices, profiles, details, settings)
+
+
+def _availability(cls: "type[Backend]") -> tuple[bool, str]:
+    """Whether it can run; of a vendor's plug-in that nobody chose, only that it is there."""
+    excluded = cls.excluded()
+    if excluded is not None:
+        return False, excluded
+    waiting = [module for module in cls.imports() if module not in sys.modules]
+    if waiting and not _chosen(cls.name):
+        return False, (
+            f"{', '.join(waiting)} is installed and not imported, for plug-ins may exclude each "
+            f"other; GLM5_HAL_BACKEND={cls.name} glm5-hal doctor tells more"
+        )
+    return cls.is_available()
+
+
+def _chosen(name: str) -> bool:
+    """Whether the environment chooses a backend."""
+    from glm5_hal import env
+    from glm5_hal.registry import aliases
+
+    asked = (env.read(env.BACKEND) or "").partition(":")[0].lower()
+    return aliases().get(asked, asked) == name
 
 
 def _details(cls: "type[Backend]", profile: str) -> ProfileReport:

@@ -34,7 +34,6 @@ class Around:
 CHIP: dict[str, Any] = {
     "vendor": "Acme",
     "device_type": "cpu",
-    "order": 1,
     "collectives": "gloo",
     "graphs": "Recording",
     "visible": {"variables": ["ACME_VISIBLE_DEVICES"]},

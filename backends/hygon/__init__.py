@@ -1,0 +1,1 @@
+"""Hygon's DCUs, whose torch calls them cuda."""

@@ -1,0 +1,1 @@
+"""Kunlunxin's XPUs, whose torch calls them cuda."""

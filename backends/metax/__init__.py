@@ -1,0 +1,1 @@
+"""MetaX's GPUs, whose torch calls them cuda."""
