@@ -1,8 +1,11 @@
-"""What a change must pass. `nox` alone runs lint, types, package and tests.
+"""What a change must pass. `nox` alone runs lint, types, package and tests; `nox -s ci` everything.
 
 Types and tests look at the installed wheel, never at the source tree: the folders become
 `glm5_hal.backends`, `glm5_hal.model` and so on only when they are installed. Installing torch is
 what takes time, so these sessions share one environment, made by `env`.
+
+A process either interprets Triton kernels or compiles them, so their tests are sessions of their
+own, `interpret` and `audit`.
 """
 
 import os
@@ -20,7 +23,12 @@ ROOT = Path(__file__).parent.resolve()
 BUILT = ROOT / ".nox" / "built"
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 RUNTIME = PROJECT["project"]["dependencies"]
+EXTRAS = PROJECT["project"]["optional-dependencies"]
 WORKERS = 2
+INTERPRETED = ("tests/triton_kernels", "tests/torch_device")
+COMPILED = ("tests/audit",)
+LENGTHY = ("model", "muon_orthogonalize")
+"""What takes the interpreter minutes a case."""
 
 SHARED: dict[str, Path] = {}
 """Where the programs of the environment made by `env` lie, under "bin"."""
@@ -78,7 +86,8 @@ def lint(session: nox.Session) -> None:
 def env(session: nox.Session) -> None:
     """Build the sdist and from it the wheel; install that with everything types and tests need."""
     build = ("build", *PROJECT["build-system"]["requires"])
-    install(session, *build, *RUNTIME, *group("types"), *group("test"))
+    extras = (*EXTRAS["onnx"], *EXTRAS["triton"])
+    install(session, *build, *RUNTIME, *extras, *group("types"), *group("test"))
     shutil.rmtree(BUILT, ignore_errors=True)
     session.run("python", "-m", "build", "--no-isolation", "--outdir", str(BUILT), silent=True)
     install_wheel(session)
@@ -123,11 +132,45 @@ def pytest(session: nox.Session, *arguments: str) -> None:
     run(session, "pytest", *arguments, *session.posargs)
 
 
+def parallel() -> tuple[str, ...]:
+    """Tests that take seconds and need no accelerator, on every core."""
+    return ("-n", str(WORKERS), "--dist", "worksteal", "-m", "not slow and not hardware")
+
+
 @nox.session(requires=["env"], venv_backend="none")
 def tests(session: nox.Session) -> None:
     """Every test that takes seconds and needs no accelerator; the others are named as not run."""
-    marks = "not slow and not hardware"
-    pytest(session, "-n", str(WORKERS), "--dist", "worksteal", "-m", marks)
+    others = (f"--ignore={folder}" for folder in (*INTERPRETED, *COMPILED))
+    pytest(session, *parallel(), *others)
+
+
+@nox.session(requires=["env"], venv_backend="none", default=False)
+def interpret(session: nox.Session) -> None:
+    """The Triton kernels under Triton's interpreter: their tests, then the conformance suite.
+
+    Whole models would take hours there.
+    """
+    pytest(session, *parallel(), *INTERPRETED)
+    for profile in ("exact", "fast"):
+        run(
+            *(session, "glm5-hal", "conformance", "run", "--backend", "triton-interpret"),
+            *("--numerics", profile, "--quick", f"--ops=-{',-'.join(LENGTHY)}"),
+        )
+
+
+@nox.session(requires=["env"], venv_backend="none", default=False)
+def audit(session: nox.Session) -> None:
+    """The Triton kernels compiled for chips that are not here, and the code read."""
+    pytest(session, *COMPILED)
+    run(session, "glm5-hal", "audit", "--bad")
+    run(session, "glm5-hal", "audit", *session.posargs)
+
+
+@nox.session(
+    requires=[*nox.options.sessions, "interpret", "audit"], venv_backend="none", default=False
+)
+def ci(session: nox.Session) -> None:
+    """Everything that runs without an accelerator in less than an hour."""
 
 
 @nox.session(requires=["env"], venv_backend="none", default=False)
