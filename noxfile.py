@@ -1,4 +1,4 @@
-"""What a change must pass. `nox` alone runs lint, types, package and tests; `nox -s ci` everything.
+"""What a change must pass. `nox` alone runs lint, types, package and tests.
 
 Types and tests look at the installed wheel, never at the source tree: the folders become
 `glm5_hal.backends`, `glm5_hal.model` and so on only when they are installed. Installing torch is
@@ -166,11 +166,14 @@ def audit(session: nox.Session) -> None:
     run(session, "glm5-hal", "audit", *session.posargs)
 
 
-@nox.session(
-    requires=[*nox.options.sessions, "interpret", "audit"], venv_backend="none", default=False
-)
-def ci(session: nox.Session) -> None:
-    """Everything that runs without an accelerator in less than an hour."""
+@nox.session(requires=["env"], default=False)
+def lowering(session: nox.Session) -> None:
+    """A vendor's own Triton front end on every kernel; it stands in the place of Triton."""
+    install(session, *RUNTIME, *group("lowering"))
+    install_wheel(session)
+    with session.chdir(session.create_tmp()):
+        session.run("glm5-hal", "lowering")
+    session.run("pytest", "tests/lowering", "-m", "not slow")
 
 
 @nox.session(requires=["env"], venv_backend="none", default=False)

@@ -1,1 +1,1 @@
-"""Huawei's Ascend NPUs: what their Triton compiler takes, judged without a device."""
+"""Huawei's Ascend NPUs."""

@@ -20,6 +20,7 @@ from glm5_hal.cli import (
     console,
     doctor,
     logits,
+    lowering,
     params,
     plan,
     run,
@@ -35,6 +36,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "run": run.run,
     "logits": logits.logits,
     "audit": audit.audit,
+    "lowering": lowering.lowering,
 }
 GROUPS: dict[str, typer.Typer] = {"conformance": conformance.app}
 

@@ -124,7 +124,7 @@ class _Table:
         stem = function.__name__.removesuffix("_kernel")
         warps, stages = min(chosen.warps, self.target.max_warps), chosen.stages
         options = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": False}
-        parts = (op, profile.value, stem, label)
+        parts = (op, profile.value, "" if stem == profile.value else stem, label)
         return Kernel(
             name="/".join(filter(None, parts)),
             op=op,
@@ -149,7 +149,8 @@ class _Table:
             yield from self.elements(dtype)
             yield from self.attention(dtype, digits)
             yield from self.scores(dtype, digits)
-            yield from self.selecting(dtype, digits)
+            if self.target.barriers:
+                yield from self.selecting(dtype, digits)
             yield from self.muon(dtype)
         yield from self.choosing()
         yield from self.moving()
@@ -171,8 +172,8 @@ class _Table:
             size = {"grouped": grouped, "padded_groups": 256 if grouped else 16}
             for tile in ("exact_product", "exact_small"):
                 for long in (False, True):
-                    kind = tile.removeprefix("exact_")
-                    label = "-".join([dtype, kind, *(["long"] if long else [])])
+                    small = ["small"] if tile == "exact_small" else []
+                    label = "-".join([dtype, *small, *(["long"] if long else [])])
                     constants = {**size, "digits": digits, "long": long}
                     function = products.exact_kernel
                     yield self.entry(op, EXACT, function, tile, digit + dtype, label, **constants)
@@ -304,10 +305,11 @@ class _Table:
         """Top-k, routing, sampling."""
         types = "scores:*fp32 lengths:*i32 out:*i32"
         yield self.entry("topk", EXACT, topk.topk_kernel, "topk", types, fill=1024)
-        types = "scores:*fp32 places:*i32 helds:*i32 joined:*fp32 joined_places:*i32 out:*i32"
-        function = dsa_select.join_kernel
-        size = {"sweep": 2048, "fill": 1024}
-        yield self.entry("dsa_select", EXACT, function, "join_select", types, **size)
+        if self.target.barriers:
+            types = "scores:*fp32 places:*i32 helds:*i32 joined:*fp32 joined_places:*i32 out:*i32"
+            function = dsa_select.join_kernel
+            size = {"sweep": 2048, "fill": 1024}
+            yield self.entry("dsa_select", EXACT, function, "join_select", types, **size)
         types = "indices:*i32 out:*i32"
         function = latent_attention.visible_kernel
         yield self.entry("latent_attention", EXACT, function, "visible", types, block=1024)

@@ -62,19 +62,19 @@ def square_kernel(first, wide, squares, count, width, rows: tl.constexpr, block:
 def inverse_kernel(first, squares, inverses, rows, block: tl.constexpr):
     """1 / sqrt(sum of squares [rows]) of each matrix."""
     matrix = tl.program_id(0) + first
-    largest = tl.zeros([block], tl.int32)
+    largest = tl.zeros([1, block], tl.int32)
     for begin in range(0, rows, block):
-        row = begin + tl.arange(0, block)
+        row = (begin + tl.arange(0, block))[None, :]
         square = tl.load(squares + matrix * rows + row, mask=row < rows, other=0.0)
         largest = tl.maximum(largest, field_of(square))
-    exponent = exponent_of(tl.max(largest, 0))
-    total = tl.zeros([block], tl.int64)
+    exponent = exponent_of(tl.max(largest, 1))
+    total = tl.zeros([1, block], tl.int64)
     for begin in range(0, rows, block):
-        row = begin + tl.arange(0, block)
+        row = (begin + tl.arange(0, block))[None, :]
         square = tl.load(squares + matrix * rows + row, mask=row < rows, other=0.0)
-        total += fix(square, exponent, 3).to(tl.int64)
-    norm = raised(tl.sum(total, 0).to(tl.float32) + tl.zeros([1], tl.float32), exponent - 22)
-    inverse = tl.math.div_rn(tl.zeros([1], tl.float32) + 1.0, tl.math.sqrt_rn(norm))
+        total += fix(square, exponent[:, None], 3).to(tl.int64)
+    norm = raised(tl.sum(total, 1).to(tl.float32), exponent - 22)
+    inverse = tl.math.div_rn(1.0, tl.math.sqrt_rn(norm))
     tl.store(inverses + matrix + tl.arange(0, 1), inverse)
 
 

@@ -55,8 +55,13 @@ def rope_kernel(
         left, right = write(left, dtype), write(right, dtype)
     else:
         left, right = narrow(left, dtype), narrow(right, dtype)
-    tl.store(out + goal[:, None] + one[None, :], left, mask=mask)
-    tl.store(out + goal[:, None] + one[None, :] + apart, right, mask=mask)
+    if interleaved:
+        column = tl.arange(0, 2 * block)
+        inside = known[:, None] & (column < 2 * half)[None, :]
+        tl.store(out + goal[:, None] + column[None, :], tl.interleave(left, right), mask=inside)
+    else:
+        tl.store(out + goal[:, None] + one[None, :], left, mask=mask)
+        tl.store(out + goal[:, None] + one[None, :] + apart, right, mask=mask)
 
 
 def _run(
