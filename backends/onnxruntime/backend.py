@@ -90,7 +90,7 @@ class OnnxRuntimeBackend(Backend):
     # --- what it keeps ---
 
     def prepare_weight(self, role: WeightRole, tensor: Tensor) -> Weight:
-        from glm5_hal.backends.onnxruntime.graphs import CUT
+        from glm5_hal.kernels.onnx import CUT
 
         kept = self._engine.prepare(tensor) if role in CUT else tensor.contiguous()
         return Weight(role, tuple(tensor.shape), tensor.dtype, kept)

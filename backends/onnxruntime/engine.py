@@ -10,11 +10,11 @@ import torch
 from onnx import ModelProto
 from torch import Tensor
 
-from glm5_hal.backends.onnxruntime import graphs
-from glm5_hal.backends.onnxruntime.graphs import I8, TYPES, U8, Digits, Signature, Wide
 from glm5_hal.contract import Dim
 from glm5_hal.errors import BackendUnavailable
 from glm5_hal.exact import check_length
+from glm5_hal.kernels import onnx as graphs
+from glm5_hal.kernels.onnx import I8, TYPES, U8, Digits, Signature, Wide
 from glm5_hal.levels import Numerics
 
 _TENSORS = {"float": torch.float32, "double": torch.float64, "bfloat16": torch.bfloat16}
@@ -41,6 +41,8 @@ def session_options(numerics: Numerics, level: str | None = None) -> onnxruntime
     exact = numerics is Numerics.EXACT
     options.graph_optimization_level = LEVELS[level or ("off" if exact else "all")]
     options.use_deterministic_compute = True
+    # planning which buffers may share memory takes time that grows with the square of the graph
+    options.enable_mem_reuse = False
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1

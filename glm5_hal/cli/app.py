@@ -19,6 +19,7 @@ from glm5_hal.cli import (
     conformance,
     console,
     doctor,
+    export_onnx,
     logits,
     lowering,
     params,
@@ -37,6 +38,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "logits": logits.logits,
     "audit": audit.audit,
     "lowering": lowering.lowering,
+    "export-onnx": export_onnx.export_onnx,
 }
 GROUPS: dict[str, typer.Typer] = {"conformance": conformance.app}
 

@@ -22,11 +22,12 @@ from onnx_calls import (
 from torch import Tensor
 
 from glm5_hal import Numerics
-from glm5_hal.backends.onnxruntime import engine, graphs
-from glm5_hal.backends.onnxruntime.graphs import builder, exact
-from glm5_hal.backends.onnxruntime.graphs.builder import ModelProto
+from glm5_hal.backends.onnxruntime import engine
 from glm5_hal.conformance.call import Call, answer
 from glm5_hal.conformance.reference_backend import reference_runtime
+from glm5_hal.kernels import onnx as graphs
+from glm5_hal.kernels.onnx import builder, exact
+from glm5_hal.kernels.onnx.builder import ModelProto
 
 CURRENT = 26
 """The newest version of the standard that the tested runtime supports."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from glm5_hal.backends.onnxruntime.graphs.builder import (
+from glm5_hal.contract import OPS
+from glm5_hal.exact import digits_of
+from glm5_hal.kernels.onnx.builder import (
     BOOL,
     F32,
     I8,
@@ -15,10 +17,9 @@ from glm5_hal.backends.onnxruntime.graphs.builder import (
     Graph,
     Value,
 )
-from glm5_hal.backends.onnxruntime.graphs.exact import Columns, fixed
-from glm5_hal.backends.onnxruntime.graphs.signature import Signature
-from glm5_hal.contract import OPS
-from glm5_hal.exact import digits_of
+from glm5_hal.kernels.onnx.exact import Columns, fixed
+from glm5_hal.kernels.onnx.signature import Signature
+from glm5_hal.ops.linear_limbs import LIMBS
 
 Shape = tuple[str | int, ...]
 Builder = Callable[["Call"], tuple[Value, ...]]
@@ -36,6 +37,18 @@ def builds(op: str) -> Callable[[Builder], Builder]:
         return builder
 
     return enter
+
+
+def result_shapes(signature: Signature) -> list[Shape]:
+    """Dimensions of the results: the contract's, and the numbers that the graph is built for."""
+    op = OPS[signature.op]
+    if op.name == "cache_write":
+        return [("slots", "W")]
+    known = {name: value for name, value in signature.options if type(value) is int}
+    if "experts" in known:
+        known["experts+1"] = known["experts"] + 1
+    known["limbs"] = LIMBS
+    return [tuple(known.get(d, d) for d in array.shape.split()) for array in op.results]
 
 
 class Call:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from glm5_hal.backends.onnxruntime.graphs.builder import F32, I64, Value, where
-from glm5_hal.backends.onnxruntime.graphs.entry import Call, builds
-from glm5_hal.backends.onnxruntime.graphs.exact import (
+from glm5_hal.exact import ACTIVATION_DIGITS, digits_of
+from glm5_hal.kernels.onnx.builder import F32, I64, Value, where
+from glm5_hal.kernels.onnx.entry import Call, builds
+from glm5_hal.kernels.onnx.exact import (
     LARGEST,
     NAN,
     Columns,
@@ -18,8 +19,7 @@ from glm5_hal.backends.onnxruntime.graphs.exact import (
     scale,
     write,
 )
-from glm5_hal.backends.onnxruntime.graphs.paged import Visible, visible
-from glm5_hal.exact import ACTIVATION_DIGITS, digits_of
+from glm5_hal.kernels.onnx.paged import Visible, visible
 from glm5_hal.ops.latent_attention import CLAMP, LOG2_E
 
 _NEVER = -(1 << 40)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from glm5_hal.backends.onnxruntime.graphs.builder import F32, I32, I64, Value, where
-from glm5_hal.backends.onnxruntime.graphs.entry import Call, builds
-from glm5_hal.backends.onnxruntime.graphs.exact import read, sigmoid, write
-from glm5_hal.backends.onnxruntime.graphs.select import best, order_key
+from glm5_hal.kernels.onnx.builder import F32, I32, I64, Value, where
+from glm5_hal.kernels.onnx.entry import Call, builds
+from glm5_hal.kernels.onnx.exact import read, sigmoid, write
+from glm5_hal.kernels.onnx.select import best, order_key
 from glm5_hal.ops.moe_route import TINY_TOTAL
 
 
@@ -36,7 +36,7 @@ def _in_groups(choice: Value, n_group: int, topk_group: int) -> Value:
     graph = choice.graph
     groups = choice.reshape(0, n_group, -1)  # [T, G, E / G]
     _, places = order_key(groups).top(graph.integers(2))
-    first, second = groups.gather_elements(places).split(2)
+    first, second = groups.gather_elements(places, 2).split(2)
     kept = best((first + second).squeeze(-1), topk_group).unsqueeze(1)  # [T, 1, g]
     number = graph.positions(graph.scalar(n_group)).unsqueeze(-1)
     inside = number.equals(kept).any(-1, keep=True)  # [T, G, 1]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from glm5_hal.backends.onnxruntime.graphs.builder import F64, I32, I64, Value, least, where
-from glm5_hal.backends.onnxruntime.graphs.entry import Call, builds
-from glm5_hal.backends.onnxruntime.graphs.exact import exp
-from glm5_hal.backends.onnxruntime.graphs.select import order_key
 from glm5_hal.exact import READ
+from glm5_hal.kernels.onnx.builder import F64, I32, I64, Value, least, where
+from glm5_hal.kernels.onnx.entry import Call, builds
+from glm5_hal.kernels.onnx.exact import exp
+from glm5_hal.kernels.onnx.select import order_key
 from glm5_hal.ops.sample import DRAW_BITS
 
 _END = 1 << 31

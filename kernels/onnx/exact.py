@@ -14,7 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from glm5_hal.backends.onnxruntime.graphs.builder import (
+from glm5_hal.exact import ACTIVATION_DIGITS, READ, WRITE
+from glm5_hal.exact.elementwise import EXP, EXP2, LN_2_HIGH, LN_2_LOW, LOG2_E, LOWEST_EXP
+from glm5_hal.kernels.onnx.builder import (
     BF16,
     F32,
     I8,
@@ -24,8 +26,6 @@ from glm5_hal.backends.onnxruntime.graphs.builder import (
     concat,
     where,
 )
-from glm5_hal.exact import ACTIVATION_DIGITS, READ, WRITE
-from glm5_hal.exact.elementwise import EXP, EXP2, LN_2_HIGH, LN_2_LOW, LOG2_E, LOWEST_EXP
 
 NAN = float("nan")
 """As a float32 constant it has the bits 0x7FC00000."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,7 @@ from onnx import (
     numpy_helper,
 )
 
-OPSET = 21
-"""The oldest version of the standard in which every graph can be written. Compilers lag behind the
-standard, so nothing newer is asked for; the operators used here mean the same in later ones."""
-IR_VERSION = 10
-"""Of the file format: the one that came with `OPSET`."""
+from glm5_hal.kernels.onnx.standard import IR_VERSION, OPSET
 
 BF16 = int(TensorProto.BFLOAT16)
 BOOL = int(TensorProto.BOOL)
@@ -247,8 +243,11 @@ class Value:
         """Parts along an axis, by number; one number leaves the axis out."""
         return self.graph.node("Gather", self, self.graph.operand(indices, I64), axis=axis)
 
-    def gather_elements(self, indices: Value, axis: int = -1) -> Value:
-        """An element of its own for every index."""
+    def gather_elements(self, indices: Value, axis: int) -> Value:
+        """An element of its own for every index.
+
+        The axis is counted from the front: the standard's evaluator has it wrong from the end.
+        """
         return self.graph.node("GatherElements", self, indices, axis=axis)
 
     def top(self, k: Value, *, largest: bool = True) -> tuple[Value, Value]:
@@ -297,6 +296,7 @@ class Graph:
         self._inputs: list[ValueInfoProto] = []
         self._outputs: list[ValueInfoProto] = []
         self._constants: dict[tuple[int, tuple[int, ...], bytes], TensorProto] = {}
+        self._stored: list[TensorProto] = []
         self._made = 0
 
     def input(self, name: str, dtype: int, shape: Sequence[str | int]) -> Value:
@@ -317,6 +317,11 @@ class Graph:
         if key not in known:
             known[key] = numpy_helper.from_array(array, f"c{len(known)}")
         return Value(self, known[key].name, dtype)
+
+    def stored(self, tensor: TensorProto) -> Value:
+        """A constant tensor of its own name, such as one whose bytes lie in another file."""
+        self._root._stored.append(tensor)
+        return Value(self, tensor.name, tensor.data_type)
 
     def operand(self, value: Value | Number, dtype: int) -> Value:
         """A value as it is, a number as a constant of an element type."""
@@ -344,7 +349,8 @@ class Graph:
         names = [f"v{root._made + place}" for place in range(len(dtypes))]
         root._made += len(names)
         inputs = [value.name for value in operands]
-        self._nodes.append(helper.make_node(op, inputs, names, **attributes))
+        name = f"{self.name}/{names[0]}"
+        self._nodes.append(helper.make_node(op, inputs, names, name, **attributes))
         return tuple(Value(self, n, dtype) for n, dtype in zip(names, dtypes, strict=True))
 
     def node(self, op: str, *operands: Value, dtype: int | None = None, **attributes: Any) -> Value:
@@ -395,17 +401,44 @@ class Graph:
             self._nodes, self.name, self._inputs, self._outputs, initializer=constants
         )
 
-    def model(self, opset: int = OPSET) -> ModelProto:
+    def model(self, opset: int = OPSET, *, check: bool = True) -> ModelProto:
         """The finished model, checked, with inferred shapes in agreement.
+
+        Args:
+            opset: version of the standard.
+            check: not for one whose tensors lie in files: it is checked where it is written.
 
         Raises:
             onnx.checker.ValidationError, onnx.shape_inference.InferenceError: the builder is wrong.
         """
         model = helper.make_model(
-            self._proto(list(self._constants.values())),
+            self._proto([*self._constants.values(), *self._stored]),
             opset_imports=[helper.make_opsetid("", opset)],
             producer_name="glm5-hal",
             ir_version=IR_VERSION,
         )
-        checker.check_model(model, full_check=True)
+        if check:
+            checker.check_model(model, full_check=True)
         return model
+
+
+class Inlined(Graph):
+    """A graph whose nodes go into another one, and whose inputs are values of that.
+
+    Args:
+        host: the graph around it.
+        name: of its nodes.
+        given: value of each input.
+    """
+
+    def __init__(self, host: Graph, name: str, given: Mapping[str, Value]) -> None:
+        super().__init__(name, outer=host)
+        self._nodes = host._nodes
+        self._given = given
+
+    def input(self, name: str, dtype: int, shape: Sequence[str | int]) -> Value:
+        """The value that was given under a name."""
+        value = self._given[name]
+        if value.dtype != dtype:
+            raise TypeError(f"{self.name}: {name} has element type {value.dtype}, expected {dtype}")
+        return self.use(value)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from glm5_hal.backends.onnxruntime.graphs.builder import I32, I64, Value, where
-from glm5_hal.backends.onnxruntime.graphs.entry import Call
+from glm5_hal.kernels.onnx.builder import I32, I64, Value, where
+from glm5_hal.kernels.onnx.entry import Call
 
 
 @dataclass(frozen=True)

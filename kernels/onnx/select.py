@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from glm5_hal.backends.onnxruntime.graphs.builder import (
+from glm5_hal.exact import ACTIVATION_DIGITS, digits_of
+from glm5_hal.kernels.onnx.builder import (
     F32,
     F64,
     I32,
@@ -12,10 +13,9 @@ from glm5_hal.backends.onnxruntime.graphs.builder import (
     least,
     where,
 )
-from glm5_hal.backends.onnxruntime.graphs.entry import Call, builds
-from glm5_hal.backends.onnxruntime.graphs.exact import Columns, contract, fixed, read, write
-from glm5_hal.backends.onnxruntime.graphs.paged import visible
-from glm5_hal.exact import ACTIVATION_DIGITS, digits_of
+from glm5_hal.kernels.onnx.entry import Call, builds
+from glm5_hal.kernels.onnx.exact import Columns, contract, fixed, read, write
+from glm5_hal.kernels.onnx.paged import visible
 
 _INFINITE = 2.0**200
 _NAN_KEY = 2.0**201

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from glm5_hal.backends.onnxruntime.graphs.builder import (
+from glm5_hal.exact import ACTIVATION_DIGITS, digits_of
+from glm5_hal.kernels.onnx.builder import (
     BOOL,
     F32,
     I32,
@@ -16,8 +17,8 @@ from glm5_hal.backends.onnxruntime.graphs.builder import (
     concat,
     where,
 )
-from glm5_hal.backends.onnxruntime.graphs.entry import Call, builds
-from glm5_hal.backends.onnxruntime.graphs.exact import (
+from glm5_hal.kernels.onnx.entry import Call, builds
+from glm5_hal.kernels.onnx.exact import (
     BITS,
     LIMB,
     Columns,
@@ -28,7 +29,6 @@ from glm5_hal.backends.onnxruntime.graphs.exact import (
     scaled,
     write,
 )
-from glm5_hal.exact import ACTIVATION_DIGITS, digits_of
 from glm5_hal.ops.row_exponents import NOT_FINITE
 
 

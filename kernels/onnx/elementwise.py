@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from glm5_hal.backends.onnxruntime.graphs.builder import F32, F64, I64, Value, concat, where
-from glm5_hal.backends.onnxruntime.graphs.entry import Call, builds
-from glm5_hal.backends.onnxruntime.graphs.exact import (
+from glm5_hal.exact import ACTIVATION_DIGITS
+from glm5_hal.kernels.onnx.builder import F32, F64, I64, Value, concat, where
+from glm5_hal.kernels.onnx.entry import Call, builds
+from glm5_hal.kernels.onnx.exact import (
     BITS,
     NAN,
     Fixed,
@@ -17,7 +18,6 @@ from glm5_hal.backends.onnxruntime.graphs.exact import (
     width,
     write,
 )
-from glm5_hal.exact import ACTIVATION_DIGITS
 
 
 @builds("embedding")

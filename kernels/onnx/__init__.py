@@ -16,7 +16,8 @@ import numpy.typing as npt
 import torch
 from onnx import ModelProto
 
-from glm5_hal.backends.onnxruntime.graphs import (  # noqa: F401 - fill BUILDERS
+from glm5_hal.exact import digits_of
+from glm5_hal.kernels.onnx import (  # noqa: F401 - fill BUILDERS
     attention,
     elementwise,
     linear,
@@ -25,18 +26,17 @@ from glm5_hal.backends.onnxruntime.graphs import (  # noqa: F401 - fill BUILDERS
     sampling,
     select,
 )
-from glm5_hal.backends.onnxruntime.graphs.builder import (
+from glm5_hal.kernels.onnx.builder import (
     F32,
     I8,
     I64,
-    OPSET,
     TYPES,
     U8,
     Graph,
 )
-from glm5_hal.backends.onnxruntime.graphs.entry import BUILDERS, Call, Shape
-from glm5_hal.backends.onnxruntime.graphs.exact import Columns, fixed
-from glm5_hal.backends.onnxruntime.graphs.signature import (
+from glm5_hal.kernels.onnx.entry import BUILDERS, Call, result_shapes
+from glm5_hal.kernels.onnx.exact import Columns, fixed
+from glm5_hal.kernels.onnx.signature import (
     CUT,
     Digits,
     Signature,
@@ -44,10 +44,8 @@ from glm5_hal.backends.onnxruntime.graphs.signature import (
     inputs_of,
     signature_of,
 )
-from glm5_hal.contract import OPS
-from glm5_hal.exact import digits_of
+from glm5_hal.kernels.onnx.standard import OPSET, opset_problem
 from glm5_hal.levels import Numerics
-from glm5_hal.ops.linear_limbs import LIMBS
 
 __all__ = [
     "BUILDERS",
@@ -62,6 +60,7 @@ __all__ = [
     "feeds",
     "graph_of",
     "inputs_of",
+    "opset_problem",
     "product_graph",
     "signature_of",
     "weight_graph",
@@ -79,21 +78,9 @@ def graph_of(signature: Signature, opset: int = OPSET, left: int = I8) -> ModelP
     graph = Graph(signature.op, left=left)
     call = Call(signature, graph)
     results = BUILDERS[signature.op](call)
-    for place, (value, shape) in enumerate(zip(results, _results(signature), strict=True)):
+    for place, (value, shape) in enumerate(zip(results, result_shapes(signature), strict=True)):
         graph.output(f"y{place}", value, shape)
     return graph.model(opset)
-
-
-def _results(signature: Signature) -> list[Shape]:
-    """Dimensions of the results: the contract's, and the numbers that the graph is built for."""
-    op = OPS[signature.op]
-    if op.name == "cache_write":
-        return [("slots", "W")]
-    known = {name: value for name, value in signature.options if type(value) is int}
-    if "experts" in known:
-        known["experts+1"] = known["experts"] + 1
-    known["limbs"] = LIMBS
-    return [tuple(known.get(d, d) for d in array.shape.split()) for array in op.results]
 
 
 def weight_graph(

@@ -1,0 +1,1 @@
+"""A whole model as ONNX graphs, to be run without this package."""
