@@ -307,9 +307,8 @@ class _Table:
         yield self.entry("topk", EXACT, topk.topk_kernel, "topk", types, fill=1024)
         if self.target.barriers:
             types = "scores:*fp32 places:*i32 helds:*i32 joined:*fp32 joined_places:*i32 out:*i32"
-            function = dsa_select.join_kernel
-            size = {"sweep": 2048, "fill": 1024}
-            yield self.entry("dsa_select", EXACT, function, "join_select", types, **size)
+            function, tile = dsa_select.join_kernel, "join_select"
+            yield self.entry("dsa_select", EXACT, function, tile, types, sweep=2048, fill=1024)
         types = "indices:*i32 out:*i32"
         function = latent_attention.visible_kernel
         yield self.entry("latent_attention", EXACT, function, "visible", types, block=1024)
