@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from glm5_hal.cli import (
     audit,
     backends,
+    bench,
     checkpoint,
     conformance,
     console,
@@ -36,6 +37,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "make-checkpoint": checkpoint.make_checkpoint,
     "run": run.run,
     "logits": logits.logits,
+    "bench": bench.bench,
     "audit": audit.audit,
     "lowering": lowering.lowering,
     "export-onnx": export_onnx.export_onnx,

@@ -24,21 +24,10 @@ def make_checkpoint(
     no_mtp: Annotated[bool, typer.Option("--no-mtp", help="Leave the MTP layer out.")] = False,
 ) -> None:
     """Write a random checkpoint, alike on every machine."""
-    from glm5_hal.model import make_checkpoint as maker
     from glm5_hal.model.checkpoint import Checkpoint
     from glm5_hal.model.config import ModelConfig
 
-    model = ModelConfig.load(config)
-    try:
-        _check_room(model, directory, dtype, mtp=not no_mtp)
-        with console.progress("writing checkpoint") as advance:
-            maker.make_checkpoint(
-                model, directory, seed=seed, dtype=dtype, mtp=not no_mtp, progress=advance
-            )
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise CommandError(f"{directory} cannot be written: {error}") from None
-    except OSError as error:
-        raise CommandError(f"{directory} was not written: {error}", ExitCode.FAILED) from None
+    write_random(ModelConfig.load(config), directory, seed=seed, dtype=dtype, mtp=not no_mtp)
     with Checkpoint.open(directory) as written:
         files = {tensor.file for tensor in written.tensors.values()}
         typer.echo(
@@ -46,6 +35,28 @@ def make_checkpoint(
             f"{'with' if written.has_mtp else 'without'} MTP layer; {len(written.tensors)} tensors "
             f"in {len(files)} file{'s' if len(files) > 1 else ''}, {written.nbytes:,} bytes"
         )
+
+
+def write_random(
+    config: "ModelConfig", directory: Path, *, seed: int, dtype: Storage, mtp: bool
+) -> None:
+    """`make_checkpoint` with a progress bar, if there is room.
+
+    Raises:
+        CommandError: the directory cannot be written.
+    """
+    from glm5_hal.model import make_checkpoint as maker
+
+    try:
+        _check_room(config, directory, dtype, mtp)
+        with console.progress("writing checkpoint") as advance:
+            maker.make_checkpoint(
+                config, directory, seed=seed, dtype=dtype, mtp=mtp, progress=advance
+            )
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise CommandError(f"{directory} cannot be written: {error}") from None
+    except OSError as error:
+        raise CommandError(f"{directory} was not written: {error}", ExitCode.FAILED) from None
 
 
 def _check_room(config: "ModelConfig", directory: Path, dtype: Storage, mtp: bool) -> None:
