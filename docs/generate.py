@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from glm5_hal.conformance.audit.rules import RULES
+from glm5_hal.conformance.audit.targets import targets
 from glm5_hal.env import VARIABLES
 
 ROOT = Path(__file__).parent.parent
@@ -19,8 +21,31 @@ def environment() -> str:
     return "\n".join(rows)
 
 
-PARTS: dict[str, Callable[[], str]] = {"environment": environment}
-FILES = ("README.md", "docs/environment.md")
+def audit_rules() -> str:
+    """The audit's rules, as a Markdown table."""
+    rows = ["| rule | kernels | requirement |", "|---|---|---|"]
+    for name, rule in RULES.items():
+        profile = rule.requirement.profile
+        whose = "all" if profile is None else profile.value
+        rows.append(f"| `{name}` | {whose} | {rule.requirement.text} |")
+    return "\n".join(rows)
+
+
+def audit_targets() -> str:
+    """The audit's targets, as a Markdown table."""
+    rows = ["| target | chips | shared memory | with Triton |", "|---|---|---|---|"]
+    for target in targets().values():
+        memory = f"{target.shared >> 10} KiB"
+        rows.append(f"| `{target.name}` | {target.chips} | {memory} | {target.expected} |")
+    return "\n".join(rows)
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "environment": environment,
+    "audit-rules": audit_rules,
+    "audit-targets": audit_targets,
+}
+FILES = ("README.md", "docs/audit.md", "docs/environment.md")
 
 
 def rendered(text: str) -> str:

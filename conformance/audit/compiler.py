@@ -26,6 +26,9 @@ class Kernel(Protocol):
         constexprs: their values.
         options: of the compiler, such as the number of warps.
         aligned: integer arguments that are multiples of 16 where it is launched.
+        grid: most programs of one launch along x, y and z. A kernel whose first parameter is
+            ``first`` is launched in parts, each told the number of its first program.
+        promised: bytes of shared memory that its tile is said to keep to; None: nothing is said.
     """
 
     @property
@@ -44,6 +47,10 @@ class Kernel(Protocol):
     def options(self) -> Mapping[str, Any]: ...
     @property
     def aligned(self) -> tuple[str, ...]: ...
+    @property
+    def grid(self) -> tuple[int, int, int]: ...
+    @property
+    def promised(self) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,10 @@ class Compiled:
         assembly: the target's own, as text.
         shared: bytes of shared memory.
         options: as the compiler completed them.
-        spills: registers that did not fit, as the assembler reports; None where it does not.
+        spills: bytes of memory a thread for what registers do not hold, as the assembler
+            reports; None where it does not.
+        grid: most programs of one launch.
+        promised: bytes of shared memory that the kernel's tile is said to keep to.
     """
 
     target: Target
@@ -69,6 +79,8 @@ class Compiled:
     shared: int
     options: Mapping[str, Any] = field(default_factory=dict)
     spills: int | None = None
+    grid: tuple[int, int, int] = (1, 1, 1)
+    promised: int | None = None
 
 
 @dataclass(frozen=True)
@@ -95,11 +107,14 @@ def compile_for(kernel: Kernel, target: Target) -> Compiled | Refused:
         attrs=_alignment(kernel),
     )
     chip = GPUTarget(target.backend, target.arch, target.warp_size)
+    thrown: Exception | None = None
     with _stderr() as printed:
         try:
             made = triton.compile(source, target=chip, options=dict(kernel.options))
         except Exception as error:  # whatever a compiler throws is its verdict
-            return Refused(_first_error(printed, error))
+            thrown = error
+    if thrown is not None:
+        return Refused(_first_error(printed, thrown))
     assembly = made.asm.get("ptx") or made.asm["amdgcn"]
     return Compiled(
         target=target,
@@ -110,6 +125,8 @@ def compile_for(kernel: Kernel, target: Target) -> Compiled | Refused:
         shared=int(made.metadata.shared),
         options=made.metadata._asdict(),
         spills=_spills(assembly, made.asm.get("cubin")),
+        grid=kernel.grid,
+        promised=kernel.promised,
     )
 
 
@@ -123,8 +140,11 @@ def _alignment(kernel: Kernel) -> dict[tuple[int, ...], list[list[object]]]:
 
 
 def _spills(assembly: str, binary: bytes | None) -> int | None:
-    """Spilled registers as the assembly says, or bytes of stack that the binary reserves."""
-    found = re.findall(r"\.[sv]gpr_spill_count:\s*(\d+)", assembly)
+    """Bytes of memory a thread that hold what registers do not, as the assembler reports.
+
+    Scalar registers that spill into lanes of vector registers reach no memory and do not count.
+    """
+    found = re.findall(r"\.private_segment_fixed_size:\s*(\d+)", assembly)
     if found:
         return sum(map(int, found))
     if binary is None:

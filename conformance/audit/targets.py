@@ -1,5 +1,6 @@
 """The chips that kernels are compiled for."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -19,7 +20,9 @@ class Target:
         arch: what that backend calls it.
         warp_size: threads that run in step.
         shared: bytes of shared memory that one block may use.
-        grid: most blocks along x, y and z.
+        threads: most threads of a block.
+        grid: most blocks of one launch along x, y and z.
+        chips: what it is sold as.
         expected: ``compiles``, or ``refused`` where the installed compiler does not know it.
     """
 
@@ -28,7 +31,9 @@ class Target:
     arch: int | str
     warp_size: int
     shared: int
+    threads: int
     grid: tuple[int, int, int]
+    chips: str = ""
     expected: str = "compiles"
 
 
@@ -42,8 +47,8 @@ def targets() -> dict[str, Target]:
     }
 
 
-def chosen(names: tuple[str, ...]) -> list[Target]:
-    """Targets by name; all that compile or are known not to where none is named.
+def chosen(names: Sequence[str]) -> list[Target]:
+    """Targets by name, each once; every one where none is named.
 
     Raises:
         AskedError: a name that is no target.
@@ -52,4 +57,4 @@ def chosen(names: tuple[str, ...]) -> list[Target]:
     for name in names:
         if name not in known:
             raise AskedError(f"no target {name!r}; known: {', '.join(known)}")
-    return [known[name] for name in names or known]
+    return [known[name] for name in dict.fromkeys(names or known)]

@@ -103,7 +103,7 @@ def test_ranges_admit(release: str) -> None:
 def test_ci_runs_the_test_command_of_the_readme() -> None:
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    assert script.read_text("utf-8").endswith(f"\n\n{block('command: test')}\n")
+    assert f"\n\n{block('command: test')}\n" in script.read_text("utf-8")
 
 
 def parse(command: Any, line: list[str]) -> None:
@@ -163,4 +163,4 @@ def generator() -> ModuleType:
 def test_generated_documentation_is_current(name: str) -> None:
     text = (ROOT / name).read_text("utf-8")
     assert generator().rendered(text) == text, "run `nox -s docs`"
-    assert "<!-- generated: environment -->" in text
+    assert "<!-- generated: " in text
