@@ -25,7 +25,7 @@ PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 RUNTIME = PROJECT["project"]["dependencies"]
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 WORKERS = 2
-INTERPRETED = ("tests/triton_kernels", "tests/torch_device")
+INTERPRETED = ("tests/triton_kernels", "tests/torch_device", "tests/simulated")
 COMPILED = ("tests/audit",)
 LENGTHY = ("model", "muon_orthogonalize")
 """What takes the interpreter minutes a case."""
@@ -164,6 +164,9 @@ def audit(session: nox.Session) -> None:
     pytest(session, *COMPILED)
     run(session, "glm5-hal", "audit", "--bad")
     run(session, "glm5-hal", "audit", *session.posargs)
+    for targets in ("sm_80,sm_120", "sm_90", "sm_100"):
+        tiles = f"glm5_hal.backends.cuda:{targets.split(',')[0]}.yaml"
+        run(session, "glm5-hal", "audit", "--target", targets, "--tiles", tiles)
 
 
 @nox.session(requires=["env"], default=False)
