@@ -104,8 +104,8 @@ def judge(
     """
     if decoys:
         rounded = tuple(e.to(f.dtype) for e, f in zip(exact, found, strict=True))
-        reject_decoys(call, rounded, lambda decoy: _worst(exact, bound, decoy)[0] <= 1)
-    worst, number, place = _worst(exact, bound, found)
+        reject_decoys(call, rounded, lambda decoy: worst_of(exact, bound, decoy)[0] <= 1)
+    worst, number, place = worst_of(exact, bound, found)
     if worst > 1:
         want, got = exact[number][place], found[number][place]
         limit = float(bound[number][place])
@@ -135,10 +135,10 @@ def _share(exact: Tensor, bound: Tensor, found: Tensor) -> Tensor:
     return torch.where(same, 0.0, torch.where(share.isfinite(), share, torch.inf))
 
 
-def _worst(
+def worst_of(
     exact: tuple[Tensor, ...], bound: tuple[Tensor, ...], found: tuple[Tensor, ...]
 ) -> tuple[float, int, tuple[int, ...]]:
-    """(largest share, output, index)."""
+    """The largest error as a share of its bound, and where: (share, output, index)."""
     worst, number = 0.0, 0
     place: tuple[int, ...] = ()
     for n, (e, b, f) in enumerate(zip(exact, bound, found, strict=True)):

@@ -64,6 +64,8 @@ def warnings(job: Job) -> list[str]:
     said = [f"waiver {glob!r} matches no case" for glob in job.idle_waivers]
     if job.suite.dirty:
         said.append(f"dirty suite: {job.suite.state}")
+    if job.plan.simulated:
+        said.append("simulated device: nothing of this is about a chip")
     if job.plan.substituted:
         said.append(f"ops substituted by the CPU: {', '.join(job.plan.substituted)}")
     return said

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from glm5_hal import ops
 from glm5_hal.contract import CONTRACT_VERSION, OPS, Kind
-from glm5_hal.errors import BackendDefinitionError, Unsupported
+from glm5_hal.errors import BackendDefinitionError, SelectionError, Unsupported
 from glm5_hal.exact import check_length, digits_of, fixed
 from glm5_hal.handles import Cache, PagedContext, RowShard, Weight, WeightRole
 from glm5_hal.levels import Level, Numerics
@@ -93,6 +93,19 @@ class Backend:
     def is_available(cls) -> tuple[bool, str]:
         """Whether it can run here, and why (not). Must not initialise the device."""
         raise NotImplementedError(f"{cls.__name__} does not say whether it is available")
+
+    @classmethod
+    def pretend(cls, device_type: str, around: Any) -> None:
+        """Be on a simulated device of this type from now on; for simulators alone.
+
+        Args:
+            device_type: torch's name of the simulated device, which may not be the chip's own.
+            around: the process as it looks beside the chip.
+
+        Raises:
+            SelectionError: it has no device that could be simulated.
+        """
+        raise SelectionError(f"backend {cls.name!r} has no device that can be simulated")
 
     @classmethod
     def excluded(cls) -> str | None:

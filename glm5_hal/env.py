@@ -57,7 +57,13 @@ ONNX_PROVIDER = Variable(
     "CPU",
     "What ONNX Runtime computes with, by its name with or without ExecutionProvider.",
 )
-VARIABLES = (BACKEND, NUMERICS, MODE, SUBSTITUTE, ONNX_PROVIDER)
+SIMULATED = Variable(
+    "GLM5_HAL_SIMULATED",
+    "1",
+    "off",
+    "Lay a vendor's backend on a simulated device. Recorded; it shows nothing about a chip.",
+)
+VARIABLES = (BACKEND, NUMERICS, MODE, SUBSTITUTE, SIMULATED, ONNX_PROVIDER)
 
 
 def read(variable: Variable, environ: Mapping[str, str] = os.environ) -> str | None:

@@ -16,7 +16,7 @@ from glm5_hal.backend import Backend
 from glm5_hal.contract import CONTRACT_VERSION, OPS, Kind
 from glm5_hal.errors import BackendUnavailable, SelectionError
 from glm5_hal.levels import Numerics
-from glm5_hal.registry import Choice, load
+from glm5_hal.registry import Choice, load, simulate
 
 log = logging.getLogger("glm5_hal")
 
@@ -56,6 +56,7 @@ class Plan:
         ops: op name to implementation.
         versions: software whose version can change a bit.
         mode: one of the backend's modes; empty where it has none.
+        simulated: whether the device is a simulated one.
     """
 
     backend: str
@@ -65,6 +66,7 @@ class Plan:
     ops: Mapping[str, Implementation]
     versions: Mapping[str, str]
     mode: str = ""
+    simulated: bool = False
 
     @property
     def substituted(self) -> tuple[str, ...]:
@@ -78,6 +80,7 @@ class Plan:
             "index": self.index,
             "numerics": self.numerics.value,
             "mode": self.mode,
+            "simulated": self.simulated,
             "contract_version": self.contract_version,
             "ops": {name: dataclasses.asdict(impl) for name, impl in self.ops.items()},
             "versions": dict(self.versions),
@@ -102,6 +105,7 @@ def make_plan(
     *,
     substitute: bool = False,
     mode: str | None = None,
+    simulated: bool = False,
 ) -> Plan:
     """Decide which implementation answers each op of `backend`, the class for the profile."""
     chosen = {}
@@ -137,6 +141,7 @@ def make_plan(
             }
         ),
         mode=mode or next(iter(backend.modes()), ""),
+        simulated=simulated,
     )
 
 
@@ -180,6 +185,9 @@ def resolve(
         log.info("%s is not set: using the CPU backend", env.BACKEND.name)
     choice = Choice.parse(asked or env.BACKEND.default)
     cls = load(choice.name)
+    simulated = _simulated(environ)
+    if simulated:
+        simulate(cls)
     available, reason = cls.is_available()
     if not available:
         raise BackendUnavailable(cls.name, reason)
@@ -192,7 +200,8 @@ def resolve(
     profile = _profile(numerics or env.read(env.NUMERICS, environ), cls)
     cls = cls.in_profile(profile)
     substitute, mode = _substitute(environ), _mode(environ, cls)
-    return make_plan(cls, choice.index, profile, substitute=substitute, mode=mode), cls
+    options = {"substitute": substitute, "simulated": simulated}
+    return make_plan(cls, choice.index, profile, mode=mode, **options), cls
 
 
 def _profile(text: str | None, cls: type[Backend]) -> Numerics:
@@ -211,6 +220,13 @@ def _mode(environ: Mapping[str, str], cls: type[Backend]) -> str | None:
         known = f"its modes are {', '.join(cls.modes())}" if cls.modes() else "it has no modes"
         raise SelectionError(f"{env.MODE.name}={mode}: backend {cls.name!r}: {known}")
     return mode
+
+
+def _simulated(environ: Mapping[str, str]) -> bool:
+    value = env.read(env.SIMULATED, environ)
+    if value not in (None, "1"):
+        raise SelectionError(f"{env.SIMULATED.name}={value}: the only value is 1")
+    return value == "1"
 
 
 def _substitute(environ: Mapping[str, str]) -> bool:

@@ -19,6 +19,8 @@ from glm5_hal.errors import BackendUnavailable, SelectionError, UnknownBackend
 
 GROUP = "glm5_hal.backends"
 ALIAS_GROUP = "glm5_hal.backend_aliases"
+SIMULATOR_GROUP = "glm5_hal.simulators"
+"""Functions from a backend's class that put a simulated device under it."""
 
 _CHOICE = re.compile(r"(?P<name>[A-Za-z][\w-]*)(?::(?P<index>[0-9]+))?")
 
@@ -61,6 +63,19 @@ def aliases() -> dict[str, str]:
         SelectionError: two packages register the same alias for different backends.
     """
     return {name: point.value for name, point in _by_name(ALIAS_GROUP).items()}
+
+
+def simulate(backend: type[Backend]) -> None:
+    """Put a simulated device under a backend, before anything of it is asked.
+
+    Raises:
+        SelectionError: no simulator is installed, or it has no device for this backend.
+    """
+    points = _by_name(SIMULATOR_GROUP)
+    if not points:
+        raise SelectionError(f"no simulator is registered (entry-point group {SIMULATOR_GROUP!r})")
+    enter = next(iter(points.values())).load()
+    enter(backend)
 
 
 def _by_name(group: str) -> dict[str, EntryPoint]:

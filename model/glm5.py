@@ -20,6 +20,7 @@ from glm5_hal.model.config import ModelConfig
 from glm5_hal.model.kv_cache import KVCache, LayerCache, Step
 from glm5_hal.model.ranks import ALONE, Ranks, row_linear, span, spans
 from glm5_hal.model.weights import Attention, Indexer, Layer, Mlp, ModelWeights, Moe
+from glm5_hal.place import place
 
 INDEXER_NORM_EPS = 1e-6
 
@@ -100,10 +101,11 @@ class GLM5:
             see("embed", h)
             x, h = ops.rms_norm(h, w.layers[0].input_norm, eps)
             for i, layer in enumerate(w.layers):
-                delta, h, selected = self._layer(
-                    layer, cache.layers[i], x, h, selected, step, _named(see, f"layer{i}.")
-                )
-                x, h = ops.rms_norm(delta, next_norms[i], eps, h)
+                with place(f"layer{i}"):
+                    delta, h, selected = self._layer(
+                        layer, cache.layers[i], x, h, selected, step, _named(see, f"layer{i}.")
+                    )
+                    x, h = ops.rms_norm(delta, next_norms[i], eps, h)
                 see(f"layer{i}.out", h)
             see("final_norm", x)
         return x
@@ -137,7 +139,7 @@ class GLM5:
         if w is None or cache.mtp is None:
             raise ValueError("this checkpoint has no MTP layer, or the cache was made without one")
         eps = self.config.rms_norm_eps
-        with self.runtime:
+        with self.runtime, place("mtp"):
             token, _ = ops.rms_norm(
                 ops.embedding(step.ids, self.weights.embedding), w.token_norm, eps
             )

@@ -29,6 +29,8 @@ class TorchDeviceBackend(TorchTritonBackend):
     name = "torch-device"
     _package: ClassVar[str]
     """Where backend.yaml and the tables of tiles lie."""
+    _pretended: ClassVar[tuple[str, Surroundings] | None] = None
+    """Device type and surroundings of a simulated device."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -48,8 +50,16 @@ class TorchDeviceBackend(TorchTritonBackend):
         return read_descriptor(cls._package)
 
     @classmethod
+    def pretend(cls, device_type: str, around: Surroundings) -> None:
+        cls._pretended = device_type, around
+
+    @classmethod
     def _around(cls) -> Surroundings:
-        return Process()
+        return Process() if cls._pretended is None else cls._pretended[1]
+
+    @classmethod
+    def _device_type(cls) -> str:
+        return cls._descriptor().device_type if cls._pretended is None else cls._pretended[0]
 
     @classmethod
     def is_available(cls) -> tuple[bool, str]:
@@ -99,7 +109,7 @@ class TorchDeviceBackend(TorchTritonBackend):
     @classmethod
     def _namespace(cls) -> Any:
         """torch's module of the device, such as ``torch.cuda``."""
-        return getattr(torch, cls._descriptor().device_type)
+        return getattr(torch, cls._device_type())
 
     @classmethod
     def device_count(cls) -> int:
@@ -115,7 +125,7 @@ class TorchDeviceBackend(TorchTritonBackend):
     @classmethod
     def _initialized(cls, around: Surroundings) -> bool:
         """Whether the device has been used, so that what its libraries read has been read."""
-        asked = around.attribute(f"torch.{cls._descriptor().device_type}.is_initialized")
+        asked = around.attribute(f"torch.{cls._device_type()}.is_initialized")
         return bool(asked()) if callable(asked) else False
 
     @classmethod
@@ -191,7 +201,7 @@ class TorchDeviceBackend(TorchTritonBackend):
 
     @property
     def device(self) -> torch.device:
-        return torch.device(self._descriptor().device_type, self.index)
+        return torch.device(self._device_type(), self.index)
 
     def synchronize(self) -> None:
         self._namespace().synchronize(self.index)

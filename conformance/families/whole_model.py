@@ -82,7 +82,7 @@ def _same_logits(expected: list[Tensor], found: list[Tensor], change: str) -> No
     same_bytes(tuple(expected), tuple(found), message="other logits", change=change, hint=BISECT)
 
 
-BISECT = "the cases of the single ops name the op; `glm5-hal logits --trace` shows each layer"
+BISECT = "the cases of the single ops name the op; `glm5-hal bisect` names the op call of a run"
 
 
 def _batch(model: GLM5) -> Evidence:

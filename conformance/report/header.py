@@ -28,7 +28,7 @@ def _facts(run: Run) -> Html:
     must_pass = join((run.text("must_pass_list"), " ", _hash(run.text("must_pass_hash"))))
     pairs = [
         ("Backend", run.text("backend")),
-        ("Device", run.text("device")),
+        ("Device", run.text("device") + (", simulated" if run.simulated else "")),
         ("Profile", run.text("profile")),
         ("Suite version", _suite(run)),
         ("Contract version", run.text("contract_version")),

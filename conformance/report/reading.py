@@ -66,6 +66,11 @@ class Run:
         """A value of the manifest in words."""
         return in_words(self.at(*path)) or NOT_RECORDED
 
+    @property
+    def simulated(self) -> bool:
+        """Whether the device was a simulated one."""
+        return self.at("plan", "simulated") is True
+
     @cached_property
     def ops(self) -> list[str]:
         """Rows of the matrix: the contract's ops, the model, then whatever else there is."""

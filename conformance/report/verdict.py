@@ -42,8 +42,9 @@ def verdict_of(run: Run) -> Verdict:
 
 
 def _where(run: Run) -> str:
+    simulated = "on a simulated device, " if run.simulated else ""
     quick = " on the quick selection" if run.at("quick") else ""
-    return f"in the {run.text('profile')} profile{quick}"
+    return f"{simulated}in the {run.text('profile')} profile{quick}"
 
 
 def _void(run: Run) -> list[str]:

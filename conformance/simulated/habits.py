@@ -110,6 +110,7 @@ class Profile:
         device: torch's name of the device type.
         name: of the chip, as the vendor's module tells it.
         module: the Python module that users import; None where torch itself is the vendor's.
+        versions: what the vendor's torch says under ``torch.version``.
         devices: how many there are.
         memory: bytes of each.
         visible: variable that lists the devices to be seen; None where none is known.
@@ -124,6 +125,7 @@ class Profile:
     device: str
     name: str
     module: str | None = None
+    versions: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     devices: int = 2
     memory: int = 4 << 30
     visible: str | None = None
@@ -165,7 +167,7 @@ def parse_profile(record: object) -> Profile:
     for name in ("grid", "precisions", "dot_dtypes"):
         if name in triton:
             triton[name] = tuple(triton[name])
-    for name in ("flags", "properties"):
+    for name in ("flags", "properties", "versions"):
         values[name] = MappingProxyType(dict(values.get(name, {})))
     if values.get("capability") is not None:
         values["capability"] = tuple(values["capability"])

@@ -16,6 +16,7 @@ from glm5_hal.cli import (
     audit,
     backends,
     bench,
+    bisect,
     checkpoint,
     conformance,
     console,
@@ -26,6 +27,7 @@ from glm5_hal.cli import (
     params,
     plan,
     run,
+    trace,
 )
 from glm5_hal.cli.failures import exit_code
 
@@ -38,6 +40,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "run": run.run,
     "logits": logits.logits,
     "bench": bench.bench,
+    "bisect": bisect.bisect,
+    "trace": trace.trace,
     "audit": audit.audit,
     "lowering": lowering.lowering,
     "export-onnx": export_onnx.export_onnx,

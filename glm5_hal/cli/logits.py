@@ -8,9 +8,9 @@ import typer
 
 from glm5_hal.cli import console, inputs, loading, options, ranks
 from glm5_hal.cli.failures import CommandError
+from glm5_hal.cli.intermediates import Trace, stack
 from glm5_hal.cli.outputs import output
 from glm5_hal.cli.plan import open_runtime, print_summary, summary
-from glm5_hal.cli.trace import Trace, stack
 
 if TYPE_CHECKING:
     from torch import Tensor

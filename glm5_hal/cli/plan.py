@@ -62,7 +62,7 @@ def summary(runtime: "Runtime") -> dict[str, str]:
     return {
         "backend": f"{decided.backend}:{decided.index}",
         "numerics": decided.numerics.value,
-        "device": str(runtime.backend.device),
+        "device": f"{runtime.backend.device}{' (simulated)' if decided.simulated else ''}",
         "hash": decided.hash,
     }
 

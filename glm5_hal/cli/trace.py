@@ -1,70 +1,109 @@
-"""Reassembling what passes over packed tokens give into tensors [sequence, token, ...]."""
+"""`glm5-hal trace`: digests of everything that each op call of a run was given and gave."""
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from glm5_hal.cli import options, watched
+from glm5_hal.cli.failures import CommandError
+from glm5_hal.cli.outputs import output
+from glm5_hal.cli.plan import open_runtime, print_summary, summary
+from glm5_hal.cli.watched import Run
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from glm5_hal.model.kv_cache import Step
-
-SCORES = "index_scores_masked"
-"""[T, S]: the one intermediate whose width grows with the context."""
+    from glm5_hal import Runtime
+    from glm5_hal.conformance.bisect.running import TracedRun
+    from glm5_hal.conformance.bisect.tracefile import Origin
+    from glm5_hal.model.config import ModelConfig
 
 
-class Trace:
-    """Collects the model's intermediates by name and sequence.
+def trace(
+    directory: options.CheckpointDir,
+    input_ids: Annotated[
+        Path,
+        typer.Option(metavar="FILE.json", help="A list of token ids, or a list of such lists."),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the trace goes.")],
+    backend: options.Backend = None,
+    numerics: watched.Numerics = "exact",
+    tensors: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CALL,...",
+            help="Calls to keep whole, with their weights: layer3.topk, layer3, or a call's name.",
+        ),
+    ] = None,
+    dtype: options.ActivationDType = None,
+    latent_eps: options.LatentEps = None,
+    chunk: watched.Chunk = None,
+) -> None:
+    """Record a run, for `glm5-hal bisect --trace` to compare machines.
 
-    Args:
-        lengths: of the sequences.
-        to_host: how a device tensor reaches the host.
+    The file holds a SHA-256 of every tensor that an op call was given or gave and of every weight,
+    the token ids and the hash of the plan; whole tensors only where --tensors asks for them.
     """
+    from glm5_hal.conformance.bisect.running import traced
+    from glm5_hal.conformance.bisect.tracefile import content
 
-    def __init__(self, lengths: Sequence[int], to_host: "Callable[[Tensor], Tensor]") -> None:
-        self._lengths = lengths
-        self._to_host = to_host
-        self._rows: Sequence[int] = ()
-        self._counts: Sequence[int] = ()
-        self._parts: dict[str, list[list[Tensor]]] = defaultdict(lambda: [[] for _ in lengths])
-
-    def begin(self, rows: Sequence[int], step: "Step") -> None:
-        """A pass begins over tokens of the sequences `rows`."""
-        self._rows, self._counts = rows, step.counts
-
-    def see(self, name: str, value: "Tensor") -> None:
-        """Take an intermediate [T, ...] of this pass."""
-        import torch
-
-        pieces = torch.split(self._to_host(value), list(self._counts))
-        for row, piece in zip(self._rows, pieces, strict=True):
-            self._parts[name][row].append(piece)
-
-    def tensors(self) -> "dict[str, Tensor]":
-        """Every intermediate, [B, T, ...]; see `stack` for what stands behind a sequence's end."""
-        import torch
-
-        stacked = {}
-        while self._parts:  # drop the pieces as they are copied: a trace is large
-            name, rows = self._parts.popitem()
-            if name.endswith(SCORES):
-                rows = [[_widened(part, max(self._lengths)) for part in row] for row in rows]
-            stacked[name] = stack([torch.cat(row) for row in rows])
-        return stacked
+    with output(out) as file:
+        runtime = open_runtime(backend, numerics)
+        run = Run.asked(directory, input_ids, dtype, latent_eps, chunk)
+        whole = _selectors(tensors, run.config)
+        done = traced(runtime, run.load, run.prompts("tracing"), whole)
+        if whole and not done.recorder.kept:
+            raise CommandError(f"--tensors {tensors}: the run makes no such call")
+        origin = _origin(run, runtime, done, out)
+        file.write(*content(origin, done.recorder))
+    kept = f", {len(done.recorder.kept)} of them whole" if whole else ""
+    size = out.stat().st_size
+    typer.echo(f"wrote {out}: {len(done.recorder.calls)} op calls{kept}, {size:,} bytes")
+    typer.echo(f"weights {origin.checkpoint_digest}")
+    print_summary(runtime)
 
 
-def stack(sequences: "Sequence[Tensor]") -> "Tensor":
-    """[B, T, ...] of B tensors [length, ...]; behind a length stands NaN, or -1 in integers."""
-    first = sequences[0]
-    fill = float("nan") if first.is_floating_point() else -1
-    out = first.new_full((len(sequences), max(map(len, sequences)), *first.shape[1:]), fill)
-    for row, sequence in enumerate(sequences):
-        out[row, : len(sequence)] = sequence
-    return out
+def _selectors(text: str | None, config: "ModelConfig") -> list[str]:
+    """What --tensors names, as far as it can be checked before the run."""
+    selectors = [part.strip() for part in (text or "").split(",") if part.strip()]
+    for selector in selectors:
+        _check_selector(selector, config.num_hidden_layers)
+    return selectors
 
 
-def _widened(scores: "Tensor", width: int) -> "Tensor":
-    """Scores [T, S] as [T, width]: what a token cannot see has the score -Inf."""
-    from torch.nn.functional import pad
+def _check_selector(selector: str, layers: int) -> None:
+    from glm5_hal.contract import OPS
 
-    return pad(scores, (0, width - scores.shape[1]), value=float("-inf"))
+    place, _, rest = selector.rpartition(":")[2].partition(".")
+    if place not in ("model", *(f"layer{number}" for number in range(layers))):
+        raise CommandError(
+            f"--tensors {selector}: no part of this model is called {place!r}; expected model, or "
+            f"layer0 to layer{layers - 1}"
+        )
+    names = [part.partition("#")[0] for part in rest.split("/")] if rest else []
+    if unknown := [name for name in names if name not in OPS]:
+        raise CommandError(f"--tensors {selector}: no op {unknown[0]!r}; ops: {', '.join(OPS)}")
+
+
+def _origin(run: Run, runtime: "Runtime", done: "TracedRun", out: Path) -> "Origin":
+    from glm5_hal.conformance.bisect.tracefile import Origin
+
+    plan = summary(runtime)
+    return Origin(
+        backend=plan["backend"],
+        plan_hash=plan["hash"],
+        numerics=plan["numerics"],
+        contract_version=runtime.plan.contract_version,
+        checkpoint=str(run.directory),
+        weights=done.weights,
+        ids=run.sequences,
+        options=run.options,
+        command=shlex.join(_command(run, plan["backend"], plan["numerics"], out)),
+    )
+
+
+def _command(run: Run, backend: str, numerics: str, out: Path) -> Sequence[str]:
+    """What is typed for this trace, but for --tensors."""
+    chosen = ("--backend", backend.removesuffix(":0"), "--numerics", numerics)
+    return ["glm5-hal", "trace", *run.arguments, *chosen, "--out", str(out)]
