@@ -8,7 +8,7 @@ from glm5_hal.backends.torch_triton.surroundings import Process
 from glm5_hal.conformance.errors import AskedError
 from glm5_hal.conformance.simulated.device import simulate
 from glm5_hal.conformance.simulated.habits import Profile, read_profile
-from glm5_hal.errors import SelectionError
+from glm5_hal.errors import BackendUnavailable, SelectionError
 
 
 class SimulatedProcess(Process):
@@ -45,10 +45,14 @@ def enter(backend: type[Backend]) -> None:
     Raises:
         SelectionError: the backend is of no chip that can be simulated, or this process simulates
             another one already.
+        BackendUnavailable: a setting is wrong with which the chip would show no device.
     """
     try:
         profile = read_profile(backend.name)
         backend.pretend(profile.device, SimulatedProcess(profile))
+        for setting in backend.settings():
+            if setting.blocks:
+                raise BackendUnavailable(backend.name, str(setting))
         simulate(profile)
     except AskedError as error:
         raise SelectionError(f"GLM5_HAL_SIMULATED=1: {error}") from error
