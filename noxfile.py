@@ -156,6 +156,7 @@ def interpret(session: nox.Session) -> None:
     run(
         *(session, "glm5-hal", "conformance", "run", "--backend", "triton-interpret"),
         *("--numerics", "exact", "--quick", f"--ops=-{',-'.join(LENGTHY)}"),
+        *("--workers", str(WORKERS)),
     )
 
 
