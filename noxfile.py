@@ -29,8 +29,6 @@ INTERPRETED = ("tests/triton_kernels", "tests/torch_device", "tests/simulated")
 COMPILED = ("tests/audit",)
 AUDITED = ("sm_80", "sm_90", "sm_100", "gfx90a", "gfx942", "gfx936")
 """A part of the targets; the last one is not taken, which must stay so."""
-LENGTHY = ("model", "muon_orthogonalize")
-"""What takes the interpreter minutes a case."""
 
 SHARED: dict[str, Path] = {}
 """Where the programs of the environment made by `env` lie, under "bin"."""
@@ -155,7 +153,7 @@ def interpret(session: nox.Session) -> None:
     pytest(session, *parallel(), *INTERPRETED)
     run(
         *(session, "glm5-hal", "conformance", "run", "--backend", "triton-interpret"),
-        *("--numerics", "exact", "--quick", f"--ops=-{',-'.join(LENGTHY)}"),
+        *("--numerics", "exact", "--quick", "--aspects", "cross-backend", "--ops=-model"),
         *("--workers", str(WORKERS)),
     )
 

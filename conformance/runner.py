@@ -47,6 +47,7 @@ class Request:
         case: this case only.
         workers: number of processes; None: two on the CPU, one on an accelerator.
         source: where cases and backends come from.
+        aspects: these aspects only.
     """
 
     backend: str | None = None
@@ -56,6 +57,7 @@ class Request:
     case: str | None = None
     workers: int | None = None
     source: Source = SUITE
+    aspects: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ def prepare(request: Request) -> Job:
     if request.workers is not None and request.workers < 1:
         raise AskedError(f"{request.workers} workers: at least one is needed")
     plan, backend, workers, threads = _resolve(request)
-    selection = Selection(plan.numerics, request.quick, request.ops, request.case)
+    selection = Selection(plan.numerics, request.quick, request.ops, request.case, request.aspects)
     catalogue = request.source.cases()
     cases = selection.of(catalogue)
     if not cases:

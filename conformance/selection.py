@@ -18,17 +18,19 @@ class Selection:
         quick: the quick cases only.
         ops: these ops only; all when empty. A name behind a minus is left out.
         case: this case only.
+        aspects: what is judged, such as ``cross-backend``; everything when empty.
     """
 
     profile: Numerics = Numerics.FAST
     quick: bool = False
     ops: tuple[str, ...] = ()
     case: str | None = None
+    aspects: tuple[str, ...] = ()
 
     @property
     def partial(self) -> bool:
         """Whether it is narrower than any must-pass list, so that it can claim nothing."""
-        return bool(self.ops) or self.case is not None
+        return bool(self.ops or self.aspects) or self.case is not None
 
     @property
     def list_name(self) -> str:
@@ -42,6 +44,7 @@ class Selection:
             "quick": self.quick,
             "ops": list(self.ops),
             "case": self.case,
+            "aspects": list(self.aspects),
         }
 
     def of(self, catalogue: Mapping[str, Case]) -> dict[str, Case]:
@@ -57,6 +60,7 @@ class Selection:
             if case.profile is self.profile
             and (case.quick or not self.quick)
             and self._takes(case.op)
+            and (not self.aspects or case.aspect in self.aspects)
             and self.case in (None, name)
         }
 
@@ -70,6 +74,9 @@ class Selection:
         unknown = [op for op in asked if op not in known]
         if unknown:
             raise AskedError(f"no op {', '.join(unknown)}; ops with cases: {', '.join(known)}")
+        judged = sorted({case.aspect for case in catalogue.values()})
+        if other := [aspect for aspect in self.aspects if aspect not in judged]:
+            raise AskedError(f"no aspect {', '.join(other)}; there are: {', '.join(judged)}")
         if self.case is not None and self.case not in catalogue:
             raise AskedError(f"no case {self.case!r}; {closest(self.case, catalogue)}")
         if self.case is not None and catalogue[self.case].profile is not self.profile:

@@ -81,7 +81,11 @@ def _files(package: Package) -> Iterator[str]:
 def _read(package: Package, source: Source) -> _Parts:
     manifest = package.manifest
     selection = Selection(
-        Numerics(manifest["profile"]), manifest["quick"], tuple(manifest["ops"]), manifest["case"]
+        Numerics(manifest["profile"]),
+        manifest["quick"],
+        tuple(manifest["ops"]),
+        manifest["case"],
+        tuple(manifest["aspects"]),
     )
     return _Parts(
         package=package,

@@ -39,6 +39,10 @@ def run(
     numerics: Numerics = None,
     quick: Quick = False,
     ops: Ops = None,
+    aspects: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Such as cross-backend only; claims nothing."),
+    ] = None,
     case: Annotated[
         str | None, typer.Option(metavar="ID", help="This case only; claims nothing.")
     ] = None,
@@ -73,7 +77,9 @@ def run(
 
     attached = _attached(static, out)
     note_default(backend)
-    request = Request(backend, numerics, quick, split(ops), case, workers, sources.SUITE)
+    request = Request(
+        *(backend, numerics, quick, split(ops), case, workers, sources.SUITE), split(aspects)
+    )
     job = prepare(request)
     _introduce(job)
     try:

@@ -91,6 +91,7 @@ COMMANDS = {
     ],
     "lowering": ["--bad", "--front-end", "--json", "--kernel", "--out"],
     "conformance run": [
+        "--aspects",
         "--backend",
         "--case",
         "--json",

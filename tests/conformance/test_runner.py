@@ -314,6 +314,10 @@ def test_selection_narrows() -> None:
         Selection(ops=("topk",)).of(cases)
     )
     assert list(Selection(case="TOPK-1/parity/b").of(cases)) == ["TOPK-1/parity/b"]
+    repeated = Selection(aspects=("run-to-run",)).of(cases)
+    assert repeated
+    assert {case.aspect for case in repeated.values()} == {"run-to-run"}
+    assert Selection(aspects=("run-to-run",)).partial
     assert Selection(profile=Numerics.EXACT).of(cases) == {}
 
 
@@ -321,6 +325,8 @@ def test_what_does_not_exist_is_said() -> None:
     cases = fake_cases.good()
     with pytest.raises(AskedError, match="no op nope; ops with cases: linear, mla_expanded, topk"):
         Selection(ops=("nope",)).of(cases)
+    with pytest.raises(AskedError, match="no aspect nope; there are: "):
+        Selection(aspects=("nope",)).of(cases)
     with pytest.raises(AskedError, match="no op nope"):
         Selection(ops=("-nope",)).of(cases)
     with pytest.raises(AskedError, match="close: TOPK-1/parity/b, TOPK-1/parity/a"):
