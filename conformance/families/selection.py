@@ -11,6 +11,7 @@ from glm5_hal.conformance.call import CacheValue, Call, answer
 from glm5_hal.conformance.case import Case, Check, Evidence, Failure
 from glm5_hal.conformance.compare import words
 from glm5_hal.conformance.families.judging import case, digests, parity, same_bytes
+from glm5_hal.conformance.shapes import Shape
 from glm5_hal.conformance.subjects import Variant, variants
 
 _ROWS = ("normal", "plateau", "equal", "neartie", "zeros", "subnormal", "inf", "nan")
@@ -32,6 +33,9 @@ def cases() -> Iterator[Case]:
         yield case("TOPK-4", "parity", v, parity(v.call))
     for v in variants("topk", kinds=("plateau",), dtypes=("fp32",)):
         yield case("TOPK-5", "parity", v, _row_length(v), tag="row-length")
+    many = Variant("topk", Shape({"T": 65_600, "S": 8, "k": 3}, quick=False), "plateau", "fp32")
+    # some chips launch no more than 65,535 programs at once
+    yield case("TOPK-5", "parity", many, parity(many.call), tag="many-rows")
     for v in variants("dsa_select", kinds=("normal", "zeros")):
         yield case("DSA-SELECT-1", "parity", v, _same_as_parts(v.call), tag="parts")
     for v in variants("dsa_select"):
