@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NoReturn
 import torch
 from torch import Tensor
 
-from glm5_hal import ops
+from glm5_hal import env, ops
 from glm5_hal.contract import CONTRACT_VERSION, OPS, Kind
 from glm5_hal.errors import BackendDefinitionError, SelectionError, Unsupported
 from glm5_hal.exact import check_length, digits_of, fixed
@@ -74,6 +74,8 @@ class Backend:
     aliases: ClassVar[tuple[str, ...]] = ()
     collectives: ClassVar[str] = "gloo"
     """Name of the torch.distributed backend that moves its tensors between ranks."""
+    variables: ClassVar[tuple[env.Variable, ...]] = ()
+    """``GLM5_HAL_*`` environment variables that it alone reads, by `glm5_hal.env.read`."""
 
     def __init__(self, index: int = 0) -> None:
         self.index = index
@@ -207,7 +209,8 @@ class Backend:
     @classmethod
     def overrides(cls, op: str) -> bool:
         """Whether the class has an implementation of its own."""
-        return getattr(cls, op) is not getattr(Backend, op)
+        method = getattr(cls, op)
+        return method is not getattr(Backend, op) and not hasattr(method, "not_written")
 
     def _missing(self, op: str) -> NoReturn:
         reason = self.capabilities.unsupported.get(op, f"not implemented by backend {self.name!r}")
@@ -366,8 +369,25 @@ def _definition_problems(cls: type[Backend]) -> list[str]:
     for required, kind in (("name", str), ("capabilities", Capabilities)):
         if not isinstance(getattr(cls, required, None), kind):
             problems.append(f"{required} is missing or not a {kind.__name__}")
+    problems += _variable_problems(cls)
     if isinstance(getattr(cls, "capabilities", None), Capabilities):
         problems += cls.capabilities.problems()
+    return problems
+
+
+def _variable_problems(cls: type[Backend]) -> list[str]:
+    taken = {variable.name for variable in env.VARIABLES}
+    declared: tuple[object, ...] = cls.variables
+    problems = []
+    for variable in declared:
+        if not isinstance(variable, env.Variable):
+            problems.append(f"variables holds {variable!r}, expected glm5_hal.env.Variable")
+            continue
+        if not variable.name.startswith(env.PREFIX):
+            problems.append(f"variable {variable.name} does not begin with {env.PREFIX}")
+        if variable.name in taken:
+            problems.append(f"variable {variable.name} has another meaning already")
+        taken.add(variable.name)
     return problems
 
 

@@ -1,9 +1,12 @@
-"""Environment variables: one table, from which the documentation is made."""
+"""Environment variables: one table, from which the documentation is made.
+
+A backend declares those that it alone reads, in `Backend.variables`.
+"""
 
 import difflib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 PREFIX = "GLM5_HAL_"
@@ -51,19 +54,13 @@ MODE = Variable(
     "the backend's first",
     "One of several ways of computing the same, such as an instruction set; `doctor` lists them.",
 )
-ONNX_PROVIDER = Variable(
-    "GLM5_HAL_ONNX_PROVIDER",
-    "an execution provider",
-    "CPU",
-    "What ONNX Runtime computes with, by its name with or without ExecutionProvider.",
-)
 SIMULATED = Variable(
     "GLM5_HAL_SIMULATED",
     "1",
     "off",
     "Lay a vendor's backend on a simulated device. Recorded; it shows nothing about a chip.",
 )
-VARIABLES = (BACKEND, NUMERICS, MODE, SUBSTITUTE, SIMULATED, ONNX_PROVIDER)
+VARIABLES = (BACKEND, NUMERICS, MODE, SUBSTITUTE, SIMULATED)
 
 
 def read(variable: Variable, environ: Mapping[str, str] = os.environ) -> str | None:
@@ -71,10 +68,20 @@ def read(variable: Variable, environ: Mapping[str, str] = os.environ) -> str | N
     return environ.get(variable.name) or None
 
 
-def warn_unknown(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Log a warning for every ``GLM5_HAL_*`` variable that nothing reads; returns their names."""
+def warn_unknown(
+    environ: Mapping[str, str] = os.environ, others: Callable[[], Iterable[Variable]] = tuple
+) -> list[str]:
+    """Log a warning for every ``GLM5_HAL_*`` variable that nothing reads; returns their names.
+
+    Args:
+        environ: where they are looked for.
+        others: gives what backends declare; called only if this table does not have them all.
+    """
     known = [variable.name for variable in VARIABLES]
     unknown = sorted(n for n in environ if n.startswith(PREFIX) and n not in known)
+    if unknown:
+        known += [variable.name for variable in others()]
+    unknown = [name for name in unknown if name not in known]
     for name in unknown:
         # without the prefix, which makes any two alike
         ends = [other.removeprefix(PREFIX) for other in known]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ from glm5_hal.backend import Backend
 from glm5_hal.contract import CONTRACT_VERSION, OPS, Kind
 from glm5_hal.errors import BackendUnavailable, SelectionError
 from glm5_hal.levels import Numerics
-from glm5_hal.registry import Choice, load, simulate
+from glm5_hal.registry import Choice, load, simulate, variables
 
 log = logging.getLogger("glm5_hal")
 
@@ -179,7 +180,7 @@ def resolve(
         SelectionError: a value that does not exist (`UnknownBackend` for a backend's name).
         BackendUnavailable: the backend exists and cannot run here.
     """
-    env.warn_unknown(environ)
+    env.warn_unknown(environ, lambda: itertools.chain.from_iterable(variables().values()))
     asked = backend or env.read(env.BACKEND, environ)
     if asked is None:
         log.info("%s is not set: using the CPU backend", env.BACKEND.name)

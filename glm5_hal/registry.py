@@ -9,12 +9,14 @@ and further names for it in the group ``glm5_hal.backend_aliases`` (``alias = "m
 is imported until a backend is chosen or asked about.
 """
 
+import logging
 import re
 from collections import Counter
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
 from glm5_hal.backend import Backend
+from glm5_hal.env import Variable
 from glm5_hal.errors import BackendUnavailable, SelectionError, UnknownBackend
 
 GROUP = "glm5_hal.backends"
@@ -22,6 +24,7 @@ ALIAS_GROUP = "glm5_hal.backend_aliases"
 SIMULATOR_GROUP = "glm5_hal.simulators"
 """Functions from a backend's class that put a simulated device under it."""
 
+log = logging.getLogger("glm5_hal")
 _CHOICE = re.compile(r"(?P<name>[A-Za-z][\w-]*)(?::(?P<index>[0-9]+))?")
 
 
@@ -63,6 +66,20 @@ def aliases() -> dict[str, str]:
         SelectionError: two packages register the same alias for different backends.
     """
     return {name: point.value for name, point in _by_name(ALIAS_GROUP).items()}
+
+
+def variables() -> dict[str, tuple[Variable, ...]]:
+    """Environment variables that backends declare, by the backend's name.
+
+    Imports every backend. One that cannot be imported declares none: `load` says why.
+    """
+    found = {}
+    for name in registered():
+        try:
+            found[name] = load(name).variables
+        except Exception as error:  # whatever a third party's package does when it is imported
+            log.debug("variables of backend %s are not known: %s", name, error)
+    return found
 
 
 def simulate(backend: type[Backend]) -> None:

@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from glm5_hal.backends.onnxruntime.engine import Engine
 
 _NEEDED = ("onnx", "onnxruntime")
+PROVIDER = env.Variable(
+    "GLM5_HAL_ONNX_PROVIDER",
+    "an execution provider",
+    "CPU",
+    "What ONNX Runtime computes with, by its name with or without ExecutionProvider.",
+)
 _SUFFIX = "ExecutionProvider"
 _BLOCK = 1 << 22
 """Values, of rows or of scores, that one run may gather: longer batches are taken in blocks."""
@@ -38,6 +44,7 @@ class OnnxRuntimeBackend(Backend):
 
     name = "onnxruntime"
     aliases = ("ort",)
+    variables = (PROVIDER,)
     capabilities = Capabilities(
         dtypes=frozenset({torch.float32, torch.bfloat16}),
         profiles=frozenset({Numerics.FAST, Numerics.EXACT}),
@@ -74,7 +81,7 @@ class OnnxRuntimeBackend(Backend):
         if wanted not in offered:
             return False, (
                 f"the installed ONNX Runtime has no {wanted}; it has {', '.join(offered)}. Set "
-                f"{env.ONNX_PROVIDER.name} to one of these, or install a build that has it"
+                f"{PROVIDER.name} to one of these, or install a build that has it"
             )
         return True, f"onnxruntime {_version('onnxruntime')}, {wanted}"
 
@@ -259,7 +266,7 @@ def _part(context: PagedContext, part: slice) -> PagedContext:
 
 def _provider() -> str:
     """The execution provider that the environment asks for, by its full name."""
-    asked = env.read(env.ONNX_PROVIDER) or env.ONNX_PROVIDER.default
+    asked = env.read(PROVIDER) or PROVIDER.default
     full = asked if asked.endswith(_SUFFIX) else asked + _SUFFIX
     known = {provider.lower(): provider for provider in _offered()}
     return known.get(full.lower(), full)

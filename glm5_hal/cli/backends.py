@@ -95,7 +95,7 @@ def _availability(cls: "type[Backend]") -> tuple[bool, str]:
     if excluded is not None:
         return False, excluded
     waiting = [module for module in cls.imports() if module not in sys.modules]
-    if waiting and not _chosen(cls.name):
+    if waiting and chosen() != cls.name:
         return False, (
             f"{', '.join(waiting)} is installed and not imported, for plug-ins may exclude each "
             f"other; GLM5_HAL_BACKEND={cls.name} glm5-hal doctor tells more"
@@ -103,13 +103,13 @@ def _availability(cls: "type[Backend]") -> tuple[bool, str]:
     return cls.is_available()
 
 
-def _chosen(name: str) -> bool:
-    """Whether the environment chooses a backend."""
+def chosen() -> str:
+    """The backend that the environment chooses, whether it exists or not; empty if none."""
     from glm5_hal import env
     from glm5_hal.registry import aliases
 
     asked = (env.read(env.BACKEND) or "").partition(":")[0].lower()
-    return aliases().get(asked, asked) == name
+    return aliases().get(asked, asked)
 
 
 def _details(cls: "type[Backend]", profile: str) -> ProfileReport:
@@ -132,15 +132,14 @@ def failure(error: Exception) -> str:
 def print_reports(reports: list[BackendReport]) -> None:
     """The table of backends."""
     console.print_table(
-        ("backend", "aliases", "available", "why", "devices", "profiles"),
+        ("backend", "profiles", "devices", "available", "why"),
         [
             (
-                report.name,
-                ", ".join(report.aliases) or "-",
+                " / ".join((report.name, *report.aliases)),
+                ", ".join(report.profiles) or "-",
+                str(report.devices),
                 "yes" if report.available else "no",
                 report.reason,
-                str(report.devices),
-                ", ".join(report.profiles) or "-",
             )
             for report in reports
         ],

@@ -9,12 +9,14 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Literal, TextIO
 
 import typer
 
 Advance = Callable[[int, int], None]
 """Called with (done, in all)."""
+_LAST = 20
+"""Characters that the last column of a table should have in a terminal."""
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -43,7 +45,10 @@ def print_json(value: object) -> None:
 def print_table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str] = ()
 ) -> None:
-    """A table on stdout; the columns in `right` are aligned to the right."""
+    """A table on stdout; the columns in `right` are aligned to the right.
+
+    In a terminal the last column alone is wrapped, if that leaves it room enough.
+    """
     if not is_terminal(sys.stdout):
         typer.echo(_plain(columns, rows, right))
         return
@@ -52,17 +57,22 @@ def print_table(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    console = Console()
+    widths = _widths([columns, *rows])
+    roomy = sum(widths[:-1]) + 2 * len(widths) + _LAST <= console.width
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for place, column in enumerate(columns):
+        side: Literal["left", "right"] = "right" if column in right else "left"
+        fixed = roomy and place + 1 < len(columns)
+        table.add_column(column, justify=side, overflow="fold", no_wrap=fixed)
     for row in rows:
         table.add_row(*map(Text, row))
-    Console().print(table)
+    console.print(table)
 
 
 def _plain(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str]) -> str:
     lines = [columns, *rows]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
+    widths = _widths(lines)
     return "\n".join(
         "  ".join(
             cell.rjust(width) if column in right else cell.ljust(width)
@@ -70,6 +80,11 @@ def _plain(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Collect
         ).rstrip()
         for line in lines
     )
+
+
+def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
+    """Of each column."""
+    return [max(map(len, column)) for column in zip(*lines, strict=True)]
 
 
 def print_facts(facts: dict[str, str]) -> None:

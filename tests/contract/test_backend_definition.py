@@ -21,6 +21,7 @@ from glm5_hal import (
     Unsupported,
     Weight,
     WeightRole,
+    env,
     ops,
 )
 from glm5_hal.contract import OPS, Kind
@@ -50,6 +51,22 @@ def topk(self: Backend, scores: Tensor, lengths: Tensor, k: int) -> Tensor:
 def test_a_fitting_class_is_fine() -> None:
     assert problems() == []
     assert problems(topk=topk) == []
+
+
+def test_variables_are_described_and_its_own() -> None:
+    def variable(name: str) -> env.Variable:
+        return env.Variable(name, "1", "off", "Something.")
+
+    own = variable("GLM5_HAL_STUB")
+    assert problems(variables=(own,)) == []
+    assert problems(variables=(own, own)) == ["variable GLM5_HAL_STUB has another meaning already"]
+    assert problems(variables=(variable("GLM5_HAL_MODE"), variable("STUB"))) == [
+        "variable GLM5_HAL_MODE has another meaning already",
+        "variable STUB does not begin with GLM5_HAL_",
+    ]
+    assert problems(variables=("GLM5_HAL_STUB",)) == [
+        "variables holds 'GLM5_HAL_STUB', expected glm5_hal.env.Variable"
+    ]
 
 
 def test_an_unknown_name_is_corrected() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glm5_hal import Backend, Cache, Capabilities, Weight, WeightRole
+from glm5_hal import Backend, Cache, Capabilities, Weight, WeightRole, env
 
 BOTH = Capabilities(dtypes=frozenset({torch.float32, torch.bfloat16}))
 Install = Callable[..., None]
@@ -155,6 +155,13 @@ class Declared(Bare):
 
     name = "declared"
     capabilities = Capabilities(unsupported=MappingProxyType({"mla_expanded": "too little memory"}))
+
+
+class Tuned(Bare):
+    """Reads a variable of its own."""
+
+    name = "tuned"
+    variables = (env.Variable("GLM5_HAL_TUNED_SPEED", "1 or 2", "1", "How fast."),)
 
 
 NOT_A_BACKEND = 3

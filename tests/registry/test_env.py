@@ -8,8 +8,8 @@ import sys
 import pytest
 from stub_backends import Install
 
-from glm5_hal import SelectionError, open_runtime
-from glm5_hal.env import BACKEND, VARIABLES, read, warn_unknown
+from glm5_hal import SelectionError, open_runtime, registry
+from glm5_hal.env import BACKEND, VARIABLES, Variable, read, warn_unknown
 from glm5_hal.plan import resolve
 
 
@@ -101,8 +101,30 @@ def test_known_variables_are_not_warned_of(caplog: pytest.LogCaptureFixture) -> 
     assert not caplog.records
 
 
+def test_what_a_backend_declares_is_known(
+    install: Install, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tuned="stub_backends:Tuned", gone="no_such_package:Gone")
+    monkeypatch.setenv("GLM5_HAL_TUNED_SPEED", "2")
+    open_runtime("cpu")
+    assert not caplog.records
+    monkeypatch.setenv("GLM5_HAL_TUNED_SPED", "2")
+    open_runtime("cpu")
+    (record,) = caplog.records
+    assert "did you mean GLM5_HAL_TUNED_SPEED?" in record.getMessage()
+
+
+def test_no_backend_is_imported_for_variables_that_all_have() -> None:
+    def asked() -> list[Variable]:
+        raise AssertionError
+
+    assert warn_unknown({"GLM5_HAL_MODE": "x", "OTHER": "1"}, asked) == []
+
+
 def test_every_variable_is_described() -> None:
-    for variable in VARIABLES:
+    declared = [variable for each in registry.variables().values() for variable in each]
+    assert any(variable.name == "GLM5_HAL_ONNX_PROVIDER" for variable in declared)
+    for variable in (*VARIABLES, *declared):
         assert variable.name.startswith("GLM5_HAL_")
         assert variable.meaning.endswith(".")
         assert variable.values
