@@ -5,7 +5,6 @@ classes for the two profiles are made by mixing it with `exact.ExactOps` and `fa
 modules import triton and are therefore imported late.
 """
 
-import importlib
 import importlib.util
 from types import MappingProxyType
 from typing import ClassVar
@@ -61,8 +60,6 @@ class TorchTritonBackend(Backend):
     )
 
     _numerics: ClassVar[Numerics] = Numerics.FAST
-    _fast_ops: ClassVar[str] = "glm5_hal.backends.torch_triton.fast:FastOps"
-    """Module and class of the fast profile's ops: a chip with fused ops of its own names others."""
 
     def __init__(self, index: int = 0) -> None:
         super().__init__(index)
@@ -81,8 +78,9 @@ class TorchTritonBackend(Backend):
             from glm5_hal.backends.torch_triton.exact import ExactOps
 
             return _mixed(cls, ExactOps)
-        module, name = cls._fast_ops.split(":")
-        return _mixed(cls, getattr(importlib.import_module(module), name))
+        from glm5_hal.backends.torch_triton.fast import FastOps
+
+        return _mixed(cls, FastOps)
 
     @classmethod
     def modes(cls) -> tuple[str, ...]:
@@ -122,6 +120,9 @@ def _mixed(cls: type[TorchTritonBackend], ops: type) -> type[Backend]:
     key = (cls, ops)
     if key not in _MADE:
         _MADE[key] = type(
-            f"{cls.__name__}{ops.__name__}", (ops, cls), {"__module__": ops.__module__}
+            # of the chip's module: what lies beside that, such as waivers.yaml, is the chip's
+            f"{cls.__name__}{ops.__name__}",
+            (ops, cls),
+            {"__module__": cls.__module__},
         )
     return _MADE[key]

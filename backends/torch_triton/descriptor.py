@@ -7,13 +7,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from importlib.resources import files
 from types import MappingProxyType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
 from glm5_hal.backends.torch_triton.surroundings import Surroundings
 from glm5_hal.errors import BackendDefinitionError
 from glm5_hal.settings import Setting, State
+
+D = TypeVar("D", bound="Description")
 
 
 @dataclass(frozen=True)
@@ -178,22 +180,17 @@ class Compiler:
     limits: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Descriptor:
-    """A chip's backend.yaml.
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What every chip's backend.yaml says, whatever drives it.
 
     Attributes:
         vendor: who makes it.
-        device_type: torch's name of the device, as in ``torch.device(device_type)``.
         collectives: torch.distributed backend of its tensors.
-        triton: the compiler.
-        numbers: what becomes of float64, int64 and subnormal numbers.
         rules: all must hold for the chip to be this one. They exclude every other vendor's, so that
             no order of asking is needed.
-        tiles: least capability to the file of its tiles, ascending; ``*`` where there is one.
         visible: variables that choose among several devices.
         imports: modules that must be imported before the device can be used.
-        graphs: class of the namespace that records a graph of launches; None where there is none.
         variables: what the environment must hold.
         absent: what it must not hold.
         flags: what is set when the backend is opened.
@@ -202,15 +199,10 @@ class Descriptor:
     """
 
     vendor: str
-    device_type: str
     collectives: str
-    triton: Compiler
-    numbers: Numbers
     rules: tuple[Rule, ...]
-    tiles: Mapping[str, str]
     visible: Visible = Visible()
     imports: tuple[str, ...] = ()
-    graphs: str | None = None
     variables: tuple[Variable, ...] = ()
     absent: tuple[Absent, ...] = ()
     flags: tuple[Flag, ...] = ()
@@ -225,6 +217,34 @@ class Descriptor:
             *self.visible.look(around),
             *(flag.look(around) for flag in self.flags),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceDescription(Description):
+    """The backend.yaml of a chip that is a device of torch's.
+
+    Attributes:
+        device_type: torch's name of the device, as in ``torch.device(device_type)``.
+        graphs: class of the namespace that records a graph of launches; None where there is none.
+    """
+
+    device_type: str
+    graphs: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Descriptor(DeviceDescription):
+    """The backend.yaml of a chip that Triton makes code for.
+
+    Attributes:
+        triton: the compiler.
+        numbers: what becomes of float64, int64 and subnormal numbers.
+        tiles: least capability to the file of its tiles, ascending; ``*`` where there is one.
+    """
+
+    triton: Compiler
+    numbers: Numbers
+    tiles: Mapping[str, str]
 
     def tile_file(self, capability: tuple[int, int] | None) -> str:
         """The file of tiles for a device of some capability: of the highest that it reaches.
@@ -250,8 +270,17 @@ def read_descriptor(package: str, file: str = "backend.yaml") -> Descriptor:
     Raises:
         BackendDefinitionError: naming the file and every entry that does not fit.
     """
+    return read_description(Descriptor, package, file)
+
+
+def read_description(kind: type[D], package: str, file: str = "backend.yaml") -> D:
+    """A description of a kind that lies in a package.
+
+    Raises:
+        BackendDefinitionError: naming the file and every entry that does not fit.
+    """
     text = files(package).joinpath(file).read_text("utf-8")
-    return parse(yaml.safe_load(text), f"{package}/{file}")
+    return _parsed(kind, yaml.safe_load(text), f"{package}/{file}")
 
 
 def parse(record: object, where: str) -> Descriptor:
@@ -260,8 +289,12 @@ def parse(record: object, where: str) -> Descriptor:
     Raises:
         BackendDefinitionError: naming `where` and every entry that does not fit.
     """
+    return _parsed(Descriptor, record, where)
+
+
+def _parsed(kind: type[D], record: object, where: str) -> D:
     problems: list[str] = []
-    made: Descriptor | None = _made(Descriptor, record, "", problems)
+    made: D | None = _made(kind, record, "", problems)
     if made is None or problems:
         raise BackendDefinitionError(
             f"{where} does not fit backend.schema.json:\n" + "\n".join(f"  - {p}" for p in problems)

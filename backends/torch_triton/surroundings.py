@@ -35,12 +35,12 @@ class Process:
 
     def installed(self, module: str) -> bool:
         if module in sys.modules:
-            return True
+            return self.imported(module)
         found = importlib.util.find_spec(module)
         return found is not None and found.origin is not None  # a mere folder has no origin
 
     def imported(self, module: str) -> bool:
-        return module in sys.modules
+        return sys.modules.get(module) is not None  # None: its import is forbidden
 
     def attribute(self, path: str) -> object:
         value: object = torch

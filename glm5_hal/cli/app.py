@@ -24,8 +24,11 @@ from glm5_hal.cli import (
     export_onnx,
     logits,
     lowering,
+    matrix,
+    new_backend,
     params,
     plan,
+    port,
     run,
     trace,
 )
@@ -44,9 +47,11 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "trace": trace.trace,
     "audit": audit.audit,
     "lowering": lowering.lowering,
+    "matrix": matrix.matrix,
     "export-onnx": export_onnx.export_onnx,
+    "new-backend": new_backend.new_backend,
 }
-GROUPS: dict[str, typer.Typer] = {"conformance": conformance.app}
+GROUPS: dict[str, typer.Typer] = {"conformance": conformance.app, "port": port.app}
 
 
 class _Commands(TyperGroup):

@@ -136,7 +136,7 @@ def _execute(
     from glm5_hal.conformance.package import seal
     from glm5_hal.conformance.runner import execute
 
-    with _observer() as observe:
+    with observer() as observe:
         if out is not None:
             outcome = execute(job, out, observe)
         else:
@@ -149,7 +149,7 @@ def _execute(
 
 
 @contextmanager
-def _observer() -> "Iterator[Observer]":
+def observer() -> "Iterator[Observer]":
     """What tells the user about progress, on stderr."""
     import sys
 

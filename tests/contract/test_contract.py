@@ -15,12 +15,14 @@ from glm5_hal import (
     Backend,
     ContractError,
     HalError,
+    Numerics,
     PagedContext,
     Runtime,
     WeightRole,
     open_runtime,
     ops,
 )
+from glm5_hal.backends.cpu.backend import CpuBackend
 from glm5_hal.contract import (
     ACT,
     F32,
@@ -33,6 +35,7 @@ from glm5_hal.contract import (
     Op,
 )
 from glm5_hal.contract import op as enter_op
+from glm5_hal.plan import make_plan
 
 RUNTIME = open_runtime("cpu")
 
@@ -396,10 +399,15 @@ def test_one_runtime_in_two_threads() -> None:
 
 
 def test_observers_see_composites_after_their_parts() -> None:
-    runtime, seen = open_runtime("cpu"), list[str]()
+    # a class that leaves composites to their parts
+    runtime, seen = Runtime(make_plan(CpuBackend, 0, Numerics.FAST), CpuBackend()), list[str]()
     runtime.observers.append(lambda op, args, kwargs, result: seen.append(op.name))
+    experts = [
+        runtime.prepare_weight(WeightRole.EXPERTS, zeros(*shape))
+        for shape in ((3, 6, 4), (3, 4, 3))
+    ]
     with runtime:
-        ops.moe_experts(zeros(2, 4), ints(2, 1), zeros(2, 1), weight(3, 6, 4), weight(3, 4, 3))
+        ops.moe_experts(zeros(2, 4), ints(2, 1), zeros(2, 1), *experts)
     assert seen == [
         "moe_dispatch",
         "grouped_linear",
@@ -408,6 +416,22 @@ def test_observers_see_composites_after_their_parts() -> None:
         "moe_combine",
         "moe_experts",
     ]
+
+
+def test_a_check_that_is_remembered_looks_as_closely() -> None:
+    """After calls that passed, one that differs in any part of them is refused still."""
+    w = RUNTIME.prepare_weight(WeightRole.LINEAR, zeros(5, 3))
+    with RUNTIME:
+        for rows in (2, 2, 4):
+            assert ops.linear(zeros(rows, 3), w).shape == (rows, 5)
+        for bad in (zeros(2, 4), zeros(3), ints(2, 3), zeros(2, 3, dtype=torch.float64), None):
+            for _ in range(2):
+                with pytest.raises(ContractError, match=r"^linear: [xw] "):
+                    ops.linear(bad, w)  # type: ignore[arg-type]
+        chosen = ops.topk(zeros(1, 8), ints(1) + 8, 1)
+        assert chosen.shape == (1, 1)
+        with pytest.raises(ContractError, match="k is True, expected an int"):
+            ops.topk(zeros(1, 8), ints(1) + 8, True)
 
 
 # --- the contract as a whole ---

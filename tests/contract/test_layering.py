@@ -97,7 +97,8 @@ def test_the_contract_imports_nothing_below_it(path: Path) -> None:
     "path",
     sources("glm5_hal", "kernels", "model", "conformance")
     + sorted((ROOT / "backends").glob("*.py"))
-    + sources("backends/cpu", "backends/cpu_limbs", "backends/torch_triton"),
+    + sources("backends/c_abi", "backends/cpu", "backends/cpu_limbs", "backends/described")
+    + sources("backends/torch_triton"),
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_no_vendor_is_named_outside_its_folder(path: Path) -> None:

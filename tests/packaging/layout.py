@@ -6,7 +6,7 @@ from typing import Any
 
 FOLDERS = ("backends", "conformance", "kernels", "model")
 """Top-level folders that are imported below `glm5_hal`, and must not be import names."""
-EXTENSIONS = ("glm5_hal/kernels/cpu/_exact",)
+EXTENSIONS = ("glm5_hal/kernels/cpu/_exact", "glm5_hal/kernels/cpu/fast/_fast")
 """Built from sources of the package, where there is a compiler; a suffix names the platform."""
 
 

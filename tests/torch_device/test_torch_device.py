@@ -51,7 +51,7 @@ def test_every_backend_yaml_fits_the_schema_and_the_reader(path: Path) -> None:
 
 
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
-    "unknown key": ({"colour": "red"}, "colour is unknown; known: vendor, device_type"),
+    "unknown key": ({"colour": "red"}, "colour is unknown; known: vendor, collectives"),
     "wrong type": ({"vendor": 7}, "vendor is 7, expected a text"),
     "a number for a flag": (
         {"flags": [{"flag": "torch.a", "value": 1.5, "why": "x"}]},

@@ -1,0 +1,1 @@
+"""What backends of chips with nothing but a library in C have in common."""

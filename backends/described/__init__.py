@@ -1,0 +1,1 @@
+"""What backends that a backend.yaml describes have in common, whatever computes their ops."""
