@@ -1,5 +1,6 @@
 """Judging one case: whatever its check does becomes a result."""
 
+import datetime
 import math
 import shlex
 import time
@@ -132,14 +133,22 @@ def not_claimed(case: Case, claims: frozenset[Level], backend: str) -> str:
     return f"not claimed by backend {backend}"
 
 
-def waive(result: Result, waivers: Waivers) -> Result:
+def waive(result: Result, waivers: Waivers, day: datetime.date) -> Result:
     """Apply the waivers: an expected failure is no failure, an unexpected pass is one.
 
     A crash or a hang is never expected: it takes the process with it.
+
+    Args:
+        result: as judged.
+        waivers: the backend's.
+        day: on which the run began.
     """
-    waiver = waivers.of(result.id)
+    waiver = waivers.of(result.id, day)
     if waiver is None:
-        return result
+        gone = waivers.expired(result.id, day)
+        if gone is None or result.status is not Status.FAIL:
+            return result
+        return replace(result, hint=f"its waiver expired on {gone.expires}: {gone.reason}")
     if result.status is Status.FAIL:
         return replace(
             result, status=Status.EXPECTED_FAIL, message=f"{waiver}; found: {result.message}"

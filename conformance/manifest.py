@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from glm5_hal.conformance.data import SEED
@@ -83,7 +84,7 @@ def suite_facts(suite: Suite) -> dict[str, Any]:
     }
 
 
-def suite_of(content: dict[str, Any]) -> Suite:
+def suite_of(content: Mapping[str, Any]) -> Suite:
     """The suite that a manifest names."""
     return Suite(
         version=content["suite_version"],

@@ -10,6 +10,7 @@ compare`).
 import hashlib
 import io
 import json
+import lzma
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ FILES = (
 _FOLDER = "glm5-hal-conformance"
 _LARGEST_FILE = 256 * 2**20
 _LARGEST_TAR = 512 * 2**20
+_XZ = b"\xfd7zXZ\0"
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ def pack(files: dict[str, bytes]) -> bytes:
 
 
 def read(path: Path) -> Package:
-    """Read a directory or a tar; nothing is written anywhere.
+    """Read a directory, or a tar that may be compressed by xz; nothing is written anywhere.
 
     Raises:
         PackageError: not a package, truncated, or with files that do not belong.
@@ -196,6 +198,26 @@ def read(path: Path) -> Package:
     if MANIFEST_FILE not in files:
         raise PackageError(f"{path} holds no {MANIFEST_FILE}: no finished run")
     return Package(files)
+
+
+def decompressed(content: bytes, most: int) -> bytes:
+    """What an xz file holds; anything else as it is.
+
+    Raises:
+        PackageError: it is damaged, or holds more than `most` bytes.
+    """
+    if not content.startswith(_XZ):
+        return content
+    decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ)
+    try:
+        held = decoder.decompress(content, most + 1)
+    except lzma.LZMAError as error:
+        raise PackageError(f"no xz file, or a damaged one: {error}") from error
+    if len(held) > most:
+        raise PackageError(f"the xz file holds more than {most} bytes")
+    if not decoder.eof or decoder.unused_data:
+        raise PackageError("the xz file is truncated, or something follows it")
+    return held
 
 
 def _read_directory(path: Path) -> dict[str, bytes]:
@@ -213,7 +235,7 @@ def _read_tar(path: Path) -> dict[str, bytes]:
     size = path.stat().st_size
     if size > _LARGEST_TAR:
         raise PackageError(f"the tar has {size} bytes, more than {_LARGEST_TAR}")
-    content = path.read_bytes()
+    content = decompressed(path.read_bytes(), _LARGEST_TAR)
     files: dict[str, bytes] = {}
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:

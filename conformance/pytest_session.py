@@ -4,6 +4,7 @@ A crash or a hang is so the failure of one test with ``-n 0`` as well as with ``
 imported inside functions, because the package does not depend on it.
 """
 
+import datetime
 import os
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -57,7 +58,7 @@ class Session:
             (raw,) = self._pool.run([case])
         except UnusableError as error:
             pytest.exit(str(error), returncode=3)
-        return waive(raw, job.waivers)
+        return waive(raw, job.waivers, datetime.datetime.now(datetime.UTC).date())
 
     def pytest_unconfigure(self) -> None:
         """End the worker."""

@@ -236,7 +236,7 @@ def execute(job: Job, out: Path, observe: Observer) -> Outcome:
         with Pool(job.setup, job.plan, job.workers) as pool:
             todo = [case for name, case in job.cases.items() if name not in finished]
             for raw in pool.run(todo):
-                result = waive(raw, job.waivers)
+                result = waive(raw, job.waivers, started.date())
                 journal.append(result)
                 finished[result.id] = result
                 observe(len(finished), len(job.cases), result)

@@ -27,6 +27,8 @@ PACKAGES = (
 )
 FOLDERS = ("glm5_hal", "backends", "kernels", "model", "conformance", "pyproject.toml")
 """What of a checkout decides a result."""
+EVIDENCE = "glm5_hal/conformance/evidence/"
+"""Results of earlier runs, which decide nothing: they come and go without changing the suite."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,14 @@ def source_files() -> dict[str, Path]:
         for path in root.rglob("*"):
             place = path.relative_to(root)
             hidden = any(part.startswith(".") or part == "__pycache__" for part in place.parts)
-            if path.is_file() and not hidden and path.suffix != ".pyc":
-                found[f"{package.replace('.', '/')}/{place.as_posix()}"] = path
+            name = f"{package.replace('.', '/')}/{place.as_posix()}"
+            if path.is_file() and not hidden and path.suffix != ".pyc" and _decides(name):
+                found[name] = path
     return dict(sorted(found.items()))
+
+
+def _decides(name: str) -> bool:
+    return not name.startswith(EVIDENCE)
 
 
 def _folder(package: str) -> Path:
@@ -112,7 +119,8 @@ def checkout_state(root: Path) -> tuple[str | None, str, str]:
     """What git says of a checkout."""
     try:
         commit = _git(root, "rev-parse", "HEAD").strip()
-        changed = _git(root, "status", "--porcelain", "--", *FOLDERS).splitlines()
+        beside = f":(exclude){EVIDENCE.removeprefix('glm5_hal/')}"
+        changed = _git(root, "status", "--porcelain", "--", *FOLDERS, beside).splitlines()
     except FileNotFoundError:
         return None, "a checkout, and no git to ask about it", ""
     except subprocess.CalledProcessError as error:
@@ -136,7 +144,8 @@ def wheel_problem(installed: Distribution, files: Mapping[str, Path]) -> str:
     """Why an installation is not the wheel's; empty if it is."""
     listed = {}
     for entry in installed.files or ():
-        if entry.parts[0] == "glm5_hal" and "__pycache__" not in entry.parts and entry.hash:
+        own = entry.parts[0] == "glm5_hal" and "__pycache__" not in entry.parts
+        if own and entry.hash and _decides(entry.as_posix()):
             listed[entry.as_posix()] = (entry.hash.mode, entry.hash.value)
     if not listed:
         return "an installation without a RECORD of its files"

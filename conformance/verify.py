@@ -4,6 +4,7 @@ See `glm5_hal.conformance.package` for what this can and cannot find.
 """
 
 import dataclasses
+import datetime
 import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,7 +28,7 @@ from glm5_hal.conformance.runner import MANIFEST_FILE, RESULTS_FILE
 from glm5_hal.conformance.selection import Selection
 from glm5_hal.conformance.sources import SUITE, Source
 from glm5_hal.conformance.suite import Suite
-from glm5_hal.conformance.verdict import Shown, counts
+from glm5_hal.conformance.verdict import BROKEN, Shown, counts
 from glm5_hal.conformance.waivers import Waivers
 from glm5_hal.contract import OPS, Kind
 from glm5_hal.levels import Level, Numerics
@@ -47,24 +48,55 @@ class _Parts:
     suite: Suite
 
     @property
+    def began(self) -> datetime.date:
+        """The day by which waivers are judged."""
+        return datetime.datetime.fromisoformat(self.manifest["started"]).date()
+
+    @property
     def substituted(self) -> list[str]:
         """Ops that the CPU answered."""
         ops = self.manifest["plan"]["ops"]
         return [name for name, chosen in ops.items() if chosen["source"] == "substitute"]
 
 
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """What is wrong with a package, in sentences.
+
+    Attributes:
+        altered: it is not what a run left behind.
+        unfit: it claims nothing, or says that something failed.
+        outdated: it was held against another must-pass list than this suite's.
+    """
+
+    altered: tuple[str, ...] = ()
+    unfit: tuple[str, ...] = ()
+    outdated: tuple[str, ...] = ()
+
+
 def verify(package: Package, source: Source = SUITE) -> list[str]:
     """What is wrong with a package, in sentences; empty when it stands."""
+    found = examine(package, source)
+    return [*found.altered, *found.unfit, *found.outdated]
+
+
+def examine(package: Package, source: Source = SUITE) -> Standing:
+    """As `verify`, told apart."""
     try:
-        found = list(_files(package))
-        if found:  # nothing that follows would mean anything
-            return found
+        if found := tuple(_files(package)):  # nothing that follows would mean anything
+            return Standing(found)
         parts = _read(package, source)
-        return [problem for check in _CHECKS for problem in check(parts, source)]
+        return Standing(
+            *(
+                tuple(problem for check in checks for problem in check(parts, source))
+                for checks in (_ALTERED, _UNFIT, _OUTDATED)
+            )
+        )
     except ConformanceError as error:
-        return [str(error)]
+        return Standing((str(error),))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        return [f"the manifest is not of format {FORMAT}: {type(error).__name__}: {error}"]
+        said = f"the manifest is not of format {FORMAT}: {type(error).__name__}: {error}"
+        return Standing((said,))
 
 
 def _files(package: Package) -> Iterator[str]:
@@ -128,6 +160,9 @@ def _list(parts: _Parts, source: Source) -> Iterator[str]:
         yield f"the manifest names another must-pass list than {MUST_PASS_FILE}"
     if not parts.selection.partial:
         yield from parts.must_pass.differences(parts.results)
+
+
+def _list_of_today(parts: _Parts, source: Source) -> Iterator[str]:
     here = Suite.here()
     if parts.suite.name != here.name:
         yield (
@@ -146,7 +181,7 @@ def _statuses(parts: _Parts, source: Source) -> Iterator[str]:
 
 
 def _status_problem(result: Result, parts: _Parts) -> str:
-    waiver = parts.waivers.of(result.id)
+    waiver = parts.waivers.of(result.id, parts.began)
     match result.status:
         case Status.PASS if waiver:
             return "passes, but is waived"
@@ -156,10 +191,14 @@ def _status_problem(result: Result, parts: _Parts) -> str:
             return f"{result.op} may not be unsupported: not optional, or not declared"
         case Status.NOT_RUN if not _may_be_left_out(result.aspect, parts):
             return f"was not run, though {result.aspect} is mandatory or claimed"
-        case Status.FAIL | Status.CRASH | Status.TIMEOUT:
-            return f"{result.status.value}: {result.message.partition(chr(10))[0]}"
         case _:
             return ""
+
+
+def _broken(parts: _Parts, source: Source) -> Iterator[str]:
+    for result in parts.results.values():
+        if result.status in BROKEN:
+            yield f"{result.id}: {result.status.value}: {result.message.partition(chr(10))[0]}"
 
 
 def _may_be_missing(op: str, parts: _Parts) -> bool:
@@ -201,12 +240,7 @@ def _renderings(parts: _Parts, source: Source) -> Iterator[str]:
         yield f"{JUNIT_FILE} is not that of these results"
 
 
-_CHECKS: tuple[Callable[[_Parts, Source], Iterator[str]], ...] = (
-    _format,
-    _scope,
-    _plan,
-    _list,
-    _statuses,
-    _conclusions,
-    _renderings,
-)
+_Checks = tuple[Callable[[_Parts, Source], Iterator[str]], ...]
+_ALTERED: _Checks = (_format, _plan, _list, _statuses, _conclusions, _renderings)
+_UNFIT: _Checks = (_scope, _broken)
+_OUTDATED: _Checks = (_list_of_today,)

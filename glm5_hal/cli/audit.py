@@ -93,9 +93,10 @@ def _document(
 ) -> dict[str, object]:
     """Everything, as plain data: kernels x targets x rules."""
     from glm5_hal.conformance.audit.rules import RULES
+    from glm5_hal.conformance.static_seal import KERNELS, sealed, table_file
 
     taken = {f.target for f in findings if f.verdict.value not in ("refused", "not taken")}
-    return {
+    document = {
         "evidence": "static",
         "triton": version,
         "kernels": what,
@@ -103,6 +104,7 @@ def _document(
         "targets": {t.name: {**vars(t), "taken": t.name in taken} for t in targets},
         "findings": [finding.to_dict() for finding in findings],
     }
+    return sealed(document, (KERNELS, table_file(what)))
 
 
 def _print(

@@ -86,8 +86,9 @@ def _document(
     """Everything, as plain data: kernels x rules."""
     from glm5_hal.conformance.lowering.front_end import read_restrictions
     from glm5_hal.conformance.lowering.rules import RULES
+    from glm5_hal.conformance.static_seal import KERNELS, sealed, table_file
 
-    return {
+    document = {
         "evidence": "static",
         "compiler": version,
         "target": front_end.target,
@@ -96,6 +97,7 @@ def _document(
         "rules": {name: rule.requirement.text for name, rule in RULES.items()},
         "findings": [finding.to_dict() for finding in findings],
     }
+    return sealed(document, (KERNELS, *map(table_file, (what, front_end.restrictions))))
 
 
 def _print(findings: "Sequence[Finding]", made_by: str, details: bool) -> None:

@@ -110,6 +110,12 @@ def good() -> dict[str, Case]:
     )
 
 
+def grown() -> dict[str, Case]:
+    """The same in a later version: one case more."""
+    new = case("RUN-1/repeat/topk-again", passes, aspect=Level.RUN_TO_RUN.value)
+    return {**good(), new.id: new}
+
+
 def bad() -> dict[str, Case]:
     """Every way not to pass."""
     return by_id(
