@@ -8,6 +8,7 @@ import typer
 from glm5_hal.cli import console, options
 from glm5_hal.cli.conformance_golden import golden
 from glm5_hal.cli.conformance_onnx import check_onnx, export_onnx
+from glm5_hal.cli.conformance_protections import protections
 from glm5_hal.cli.conformance_run import Numerics, Ops, Quick, run, split
 from glm5_hal.cli.conformance_suite import mutants, record
 from glm5_hal.cli.failures import CommandError, ExitCode
@@ -19,6 +20,7 @@ app = typer.Typer(
 app.command()(run)
 app.command()(record)
 app.command()(mutants)
+app.command()(protections)
 app.command()(golden)
 app.command()(export_onnx)
 app.command()(check_onnx)

@@ -90,6 +90,7 @@ COMMANDS = {
         "names",
     ],
     "lowering": ["--bad", "--front-end", "--json", "--kernel", "--out"],
+    "matrix": ["--add", "--evidence", "--json", "--out"],
     "conformance run": [
         "--aspects",
         "--backend",
@@ -117,9 +118,12 @@ COMMANDS = {
         "directory",
     ],
     "conformance mutants": ["--json", "--only", "--workers"],
+    "conformance protections": ["--backend", "--json"],
     "conformance golden": ["--check", "--quick", "--workers", "--write"],
     "conformance export-onnx": ["--numerics", "--ops", "--opset", "--quick", "directory"],
     "conformance check-onnx": ["--claims", "--json", "--ops", "directory", "results"],
+    "new-backend": ["--base", "--dir", "name"],
+    "port status": ["--backend", "--json", "--numerics", "--watch"],
     "export-onnx": [
         "--digits",
         "--dtype",
