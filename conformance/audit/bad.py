@@ -107,6 +107,14 @@ def widened(first, x, y, out, block: tl.constexpr):
 
 
 @triton.jit
+def halved(first, x, y, out, block: tl.constexpr):
+    """Where 64 bits are 32, a product has no upper half."""
+    i = (tl.program_id(0) + first) * block + tl.arange(0, block)
+    product = tl.load(x + i).to(tl.int64) * tl.load(y + i)
+    tl.store(out + i, (product >> 32).to(tl.int32))
+
+
+@triton.jit
 def narrowed(first, x, y, out, block: tl.constexpr):
     i = tl.arange(0, block)
     place = i[:, None] * block + i[None, :]
@@ -217,6 +225,7 @@ BAD = (
     BadKernel(atomic, "AUDIT-ATOMIC-1", _FLOATS, _BLOCK, profile=FAST),
     BadKernel(queued, "AUDIT-ATOMIC-2", _WORDS, _BLOCK, profile=FAST),
     BadKernel(widened, "AUDIT-INT8-1", _BYTES, {"block": 32}, profile=FAST),
+    BadKernel(halved, "AUDIT-INT64-1", _WORDS, _BLOCK),
     BadKernel(narrowed, "AUDIT-TF32-1", _FLOATS, {"block": 64}, (*SM, "gfx942"), profile=FAST),
     *(
         BadKernel(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from glm5_hal import Numerics
+from glm5_hal.conformance.audit.addresses import computed_wide
 from glm5_hal.conformance.audit.compiler import Compiled
 from glm5_hal.conformance.audit.expansions import (
     unexplained_fma,
@@ -233,6 +234,16 @@ def _dots(text: str) -> set[str]:
     """Types of the numbers that matrix products take, on the left."""
     shape = r"(?:tensor|memdesc)<[\dx]*x"
     return set(re.findall(rf"{_DOT}.*? : !?(?:ttg\.)?{shape}(\w+)", text))
+
+
+@_rule(
+    "AUDIT-INT64-1",
+    "64-bit integers are addresses and nothing else: chips compute with them slowly, in 32 bits "
+    "without a word, or not at all.",
+    outside=lambda code: None if "i64" in code.ttir else "no 64-bit integer in it",
+)
+def _int64(code: Compiled) -> Iterator[str]:
+    yield from map(_short, computed_wide(code.ttir))
 
 
 @_rule(

@@ -231,7 +231,7 @@ class _Table:
             yield self.entry(
                 op, EXACT, exact.score_kernel, "attention_scores", types, label, **size
             )
-            types = f"{paged} {found} sums:*i64 masses:*i64"
+            types = f"{paged} {found} sums:*i32 masses:*i32"
             yield self.entry(op, EXACT, exact.weigh_kernel, "attention_sums", types, label, **size)
             types = (
                 f"latents:*{dtype} turned:*{dtype} {paged} sums:*fp32 masses:*fp32 tops:*fp32 "
@@ -239,7 +239,7 @@ class _Table:
             )
             size = {"selected": selected, "wide": False, "columns": 512, "heads": heads}
             yield self.entry(op, FAST, fast.span_kernel, "attention_spans", types, label, **size)
-        types = f"{ends} sums:*i64 masses:*i64 out:*{dtype}"
+        types = f"{ends} sums:*i32 masses:*i32 out:*{dtype}"
         size = {"digits": digits, "block": 512}
         yield self.entry(op, EXACT, exact.divide_kernel, "attention_end", types, dtype, **size)
         types = f"visible:*i32 sums:*fp32 masses:*fp32 tops:*fp32 out:*{dtype}"

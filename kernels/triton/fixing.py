@@ -14,6 +14,7 @@ from torch import Tensor
 from glm5_hal.exact import digits_of
 from glm5_hal.kernels.triton.floats import scaled, widen
 from glm5_hal.kernels.triton.target import Target, tiles_of
+from glm5_hal.kernels.triton.wide import add_word, to_float
 from glm5_hal.ops.row_exponents import NOT_FINITE as _NOT_FINITE
 
 NOT_FINITE = tl.constexpr(_NOT_FINITE)
@@ -82,10 +83,22 @@ def digit(x, place: tl.constexpr):
 
 
 @triton.jit
-def joined(s0, s1, s2, s3, s4):
-    """The int64 whose sums of digit products, by weight, are given."""
-    low = s0.to(tl.int64) + (s1.to(tl.int64) << 8) + (s2.to(tl.int64) << 16)
-    return low + (s3.to(tl.int64) << 24) + (s4.to(tl.int64) << 32)
+def square_sum(whole, axis: tl.constexpr):
+    """Sums of squares, in two limbs, of up to 2^17 - 1 integers of three digits along an axis.
+
+    Products of two digits are at most 2^14, so int32 holds their sums. The largest comes last:
+    until then the number is far below 2^61.
+    """
+    d0 = digit(whole, 0).to(tl.int32)
+    d1 = digit(whole, 1).to(tl.int32)
+    d2 = digit(whole, 2).to(tl.int32)
+    first = tl.sum(d0 * d0, axis)
+    high, low = add_word(tl.zeros_like(first), tl.zeros_like(first), first)
+    high, low = add_word(high, low, tl.sum(d0 * d1, axis), 9)
+    high, low = add_word(high, low, tl.sum(d1 * d1, axis), 16)
+    high, low = add_word(high, low, tl.sum(d0 * d2, axis), 17)
+    high, low = add_word(high, low, tl.sum(d1 * d2, axis), 25)
+    return add_word(high, low, tl.sum(d2 * d2, axis), 32)
 
 
 @triton.jit
@@ -105,10 +118,10 @@ def add_products(a0, a1, a2, b0, b1, b2, s0, s1, s2, s3, s4, digits: tl.constexp
 
 
 @triton.jit
-def valued(sums, x_exponent, y_exponent, digits: tl.constexpr):
-    """Sums of products, int64, as float32: one rounding, then a power of two; NaN where due."""
+def valued(high, low, x_exponent, y_exponent, digits: tl.constexpr):
+    """Sums of products as float32: one rounding, then a power of two; NaN where due."""
     broken = (x_exponent == NOT_FINITE) | (y_exponent == NOT_FINITE)
-    value = scaled(sums.to(tl.float32), x_exponent + y_exponent - (20 + 8 * digits))
+    value = scaled(to_float(high, low), x_exponent + y_exponent - (20 + 8 * digits))
     return tl.where(broken, float("nan"), value)
 
 

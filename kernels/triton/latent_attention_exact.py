@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from glm5_hal.exact import digits_of
-from glm5_hal.kernels.triton.fixing import Digits, add_products, digit, fix, joined, shifted
+from glm5_hal.kernels.triton.fixing import Digits, add_products, digit, fix, shifted
 from glm5_hal.kernels.triton.floats import (
     INFINITY,
     ROUNDER,
@@ -25,6 +25,7 @@ from glm5_hal.kernels.triton.floats import (
 )
 from glm5_hal.kernels.triton.paging import exact_products, row_exponents, rows_of
 from glm5_hal.kernels.triton.target import Target, padded, tiles_of
+from glm5_hal.kernels.triton.wide import add_word, added, joined, to_float
 from glm5_hal.ops.latent_attention import CLAMP as _CLAMP
 from glm5_hal.ops.latent_attention import LOG2_E
 
@@ -150,6 +151,7 @@ def weigh_kernel(
     page_count,
     page_size,
     splits,
+    plane,
     selected: tl.constexpr,
     digits: tl.constexpr,
     heads: tl.constexpr,
@@ -157,9 +159,11 @@ def weigh_kernel(
     span: tl.constexpr,
     block: tl.constexpr,
 ):
-    """Integer sums [tokens, splits, count, latent_width] and masses [tokens, splits, count].
+    """Integer sums [2, tokens, splits, count, latent_width] and masses [2, tokens, splits, count].
 
-    A split has `span` rows, at most 32,768: three pairs of digits in one int32 sum.
+    Low limbs come first, the high ones `plane` rows behind. A split has `span` rows, at most
+    32,768: three pairs of digits in one int32 sum. A block has at most 128: their masses stay below
+    2^31.
     """
     program = tl.program_id(0) + first
     across = tl.cdiv(latent_width, columns)
@@ -181,7 +185,8 @@ def weigh_kernel(
     s2 = tl.zeros([heads, columns], tl.int32)
     s3 = tl.zeros([heads, columns], tl.int32)
     s4 = tl.zeros([heads, columns], tl.int32)
-    mass = tl.zeros([heads], tl.int64)
+    mass_high = tl.zeros([heads], tl.int32)
+    mass_low = tl.zeros([heads], tl.int32)
     end = tl.minimum((split + 1) * span, tl.load(visible + token))
     for begin in range(split * span, end, block):
         position = begin + tl.arange(0, block)
@@ -195,7 +200,8 @@ def weigh_kernel(
         mantissa = (p & 0x7FFFFF) | 0x800000
         shift = 150 - (p >> 23)
         weight = shifted(mantissa, shift - (whole - top[:, None] + 23))
-        mass += tl.sum(tl.where(seen, weight, 0).to(tl.int64), 1)
+        more = tl.sum(tl.where(seen, weight, 0), 1)
+        mass_high, mass_low = add_word(mass_high, mass_low, more)
         lifted = whole + exponent[None, :] - lift[:, None]
         weight = tl.where(seen, shifted(mantissa, shift - (lifted + 21)), 0)
         slots = rows_of(
@@ -224,9 +230,13 @@ def weigh_kernel(
             digits,
         )
     goal = (token * splits + split) * count + head
+    high, low = joined(s0, s1, s2, s3, s4)
     out = sums + goal.to(tl.int64)[:, None] * latent_width + column[None, :]
-    tl.store(out, joined(s0, s1, s2, s3, s4), mask=known[:, None] & inside[None, :])
-    tl.store(masses + goal, mass, mask=known & (strip == 0))
+    tl.store(out, low, mask=known[:, None] & inside[None, :])
+    out = sums + (goal + plane).to(tl.int64)[:, None] * latent_width + column[None, :]
+    tl.store(out, high, mask=known[:, None] & inside[None, :])
+    tl.store(masses + goal, mass_low, mask=known & (strip == 0))
+    tl.store(masses + goal + plane, mass_high, mask=known & (strip == 0))
 
 
 @triton.jit
@@ -241,6 +251,7 @@ def divide_kernel(
     count,
     width,
     splits,
+    plane,
     digits: tl.constexpr,
     block: tl.constexpr,
 ):
@@ -250,16 +261,22 @@ def divide_kernel(
     head = program % count
     column = tl.arange(0, block)
     inside = column < width
-    total = tl.zeros([block], tl.int64)
-    mass = tl.zeros([1], tl.int64)
+    high = tl.zeros([block], tl.int32)
+    low = tl.zeros([block], tl.int32)
+    mass_high = tl.zeros([1], tl.int32)
+    mass_low = tl.zeros([1], tl.int32)
     for split in range(splits):
         at = (token * splits + split) * count + head
-        total += tl.load(sums + at.to(tl.int64) * width + column, mask=inside, other=0)
-        mass += tl.load(masses + at)
+        behind = at + plane
+        more_low = tl.load(sums + at.to(tl.int64) * width + column, mask=inside, other=0)
+        more_high = tl.load(sums + behind.to(tl.int64) * width + column, mask=inside, other=0)
+        high, low = added(high, low, more_high, more_low)
+        more_low, more_high = tl.load(masses + at), tl.load(masses + behind)
+        mass_high, mass_low = added(mass_high, mass_low, more_high, more_low)
     top = tl.load(tops + program)
     lift = tl.load(lifts + program)
-    inverse = tl.math.div_rn(1.0, mass.to(tl.float32))
-    value = scaled(total.to(tl.float32) * inverse, lift - top + 4 - 8 * digits)
+    inverse = tl.math.div_rn(1.0, to_float(mass_high, mass_low))
+    value = scaled(to_float(high, low) * inverse, lift - top + 4 - 8 * digits)
     value = tl.where(top == BROKEN, float("nan"), value)
     value = tl.where(tl.load(visible + token) == 0, 0.0, value)
     goal = out + program.to(tl.int64) * width + column
@@ -310,15 +327,16 @@ def weighted_sums(
     heads = min(padded(count), sizes["heads"])
     columns = min(padded(width), sizes["columns"])
     splits = tiles_of(longest, sizes["span"])
-    sums = torch.empty(tokens, splits, count, width, dtype=torch.int64, device=out.device)
-    masses = torch.empty(tokens, splits, count, dtype=torch.int64, device=out.device)
+    plane = tokens * splits * count
+    sums = torch.empty(2, plane, width, **integers)
+    masses = torch.empty(2, plane, **integers)
     target.launch(
         weigh_kernel,
         tokens * splits * tiles_of(count, heads) * tiles_of(width, columns),
         *(cache, pages, sequence, visible, selection[0]),
         *(scores, exponents, tops, lifts, sums, masses),
         *(count, width, width + turned_width, longest, selection[1], pages.shape[1], page_size),
-        splits,
+        *(splits, plane),
         tile="attention_sums",
         selected=indices is not None,
         digits=digits,
@@ -328,7 +346,7 @@ def weighted_sums(
     target.launch(
         divide_kernel,
         tokens * count,
-        *(visible, tops, lifts, sums, masses, out, count, width, splits),
+        *(visible, tops, lifts, sums, masses, out, count, width, splits, plane),
         tile="attention_end",
         digits=digits,
         block=padded(width),

@@ -6,10 +6,11 @@ import triton.language as tl
 from torch import Tensor
 
 from glm5_hal.exact import check_length
-from glm5_hal.kernels.triton.fixing import NOT_FINITE, exponent_of, field_of, fix
+from glm5_hal.kernels.triton.fixing import NOT_FINITE, exponent_of, field_of, fix, square_sum
 from glm5_hal.kernels.triton.floats import ROUNDER, narrow, read, scaled, widen, write
 from glm5_hal.kernels.triton.rms_norm import inverse_root
 from glm5_hal.kernels.triton.target import Target, padded, tiles_of
+from glm5_hal.kernels.triton.wide import multiplied, summed, to_float
 
 ROUNDER_BITS = tl.constexpr(0x4B400000)
 
@@ -36,18 +37,18 @@ def exact_kernel(
     value = widen(tl.load(x + at, mask=mask, other=0.0))
     exponent = exponent_of(tl.max(field_of(value), 1))
     whole = fix(value, exponent[:, None], 3)
-    total = tl.sum(whole.to(tl.int64), 1)
+    high, low = summed(whole, 1)
     lengths = tl.zeros([rows], tl.float32) + length
-    quotient = tl.math.div_rn(total.to(tl.float32), lengths)
+    quotient = tl.math.div_rn(to_float(high, low), lengths)
     mean = (quotient + ROUNDER).to(tl.int32, bitcast=True) - ROUNDER_BITS
-    left = total - mean.to(tl.int64) * width
+    mean_high, mean_low = multiplied(mean, width)
+    left = ((high - mean_high) << 30) + (low - mean_low)  # at most the width: high - mean_high <= 1
     rest = tl.math.div_rn(left.to(tl.float32), lengths)
     centred = (whole - mean[:, None]).to(tl.float32) - rest[:, None]
     centred = tl.where(mask, centred, 0.0)
     spread = exponent_of(tl.max(field_of(centred), 1))
-    parts = fix(centred, spread[:, None], 3).to(tl.int64)
-    squares = tl.sum(parts * parts, 1).to(tl.float32)
-    variance = tl.math.div_rn(squares, lengths)
+    high, low = square_sum(fix(centred, spread[:, None], 3), 1)
+    variance = tl.math.div_rn(to_float(high, low), lengths)
     inverse = inverse_root(variance, 2 * (spread + exponent - 44), eps)
     inverse = tl.where(exponent == NOT_FINITE, float("nan"), inverse)
     weight = read(tl.load(w + column, mask=column < width, other=0.0))

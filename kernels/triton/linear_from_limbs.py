@@ -26,13 +26,14 @@ def values_kernel(
     place = (tl.program_id(0) + first) * block + tl.arange(0, block)
     mask = place < total
     at = limbs + 3 * place.to(tl.int64)
-    low = tl.load(at, mask=mask, other=0).to(tl.int64)
-    middle = tl.load(at + 1, mask=mask, other=0).to(tl.int64)
-    high = tl.load(at + 2, mask=mask, other=0).to(tl.int64)
-    sums = (((high << 24) + middle) << 24) + low
+    low = tl.load(at, mask=mask, other=0)
+    middle = tl.load(at + 1, mask=mask, other=0) + (low >> 24)
+    top = tl.load(at + 2, mask=mask, other=0) + (middle >> 24)
+    high = (top << 18) | ((middle & 0xFFFFFF) >> 6)
+    low = (low & 0xFFFFFF) | ((middle & 63) << 24)
     x_exponent = tl.load(x_exponents + place // width, mask=mask, other=0)
     w_exponent = tl.load(w_exponents + place % width, mask=mask, other=0)
-    value = valued(sums, x_exponent, w_exponent, digits)
+    value = valued(high, low, x_exponent, w_exponent, digits)
     tl.store(out + place, narrow(value, out.dtype.element_ty), mask=mask)
 
 

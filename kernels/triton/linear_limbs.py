@@ -35,7 +35,7 @@ def limbs_kernel(
     column = (program // tiles) * columns + tl.arange(0, columns)
     x_mask = row < count
     w_mask = column < width
-    sums = exact_sums(
+    high, low = exact_sums(
         x + row.to(tl.int64) * length,
         w + column.to(tl.int64) * length,
         x_mask,
@@ -51,9 +51,9 @@ def limbs_kernel(
     )
     at = out + 3 * (row.to(tl.int64)[:, None] * width + column[None, :])
     mask = x_mask[:, None] & w_mask[None, :]
-    tl.store(at, (sums & 0xFFFFFF).to(tl.int32), mask=mask)
-    tl.store(at + 1, ((sums >> 24) & 0xFFFFFF).to(tl.int32), mask=mask)
-    tl.store(at + 2, (sums >> 48).to(tl.int32), mask=mask)
+    tl.store(at, low & 0xFFFFFF, mask=mask)
+    tl.store(at + 1, (low >> 24) | ((high & 0x3FFFF) << 6), mask=mask)
+    tl.store(at + 2, high >> 18, mask=mask)
 
 
 def exact(x: Tensor, w: Digits, exponents: Tensor, target: Target) -> Tensor:

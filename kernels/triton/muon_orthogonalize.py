@@ -16,9 +16,11 @@ from glm5_hal.kernels.triton.fixing import (
     exponents_of,
     field_of,
     fix,
+    square_sum,
 )
 from glm5_hal.kernels.triton.floats import narrow, raised, read, widen, write
 from glm5_hal.kernels.triton.target import Target, padded, tiles_of
+from glm5_hal.kernels.triton.wide import added, summed, to_float
 from glm5_hal.ops.muon_orthogonalize import COEFFICIENTS
 
 
@@ -47,14 +49,15 @@ def square_kernel(first, wide, squares, count, width, rows: tl.constexpr, block:
         value = tl.load(at + column[None, :], mask=mask, other=0.0)
         largest = tl.maximum(largest, field_of(value))
     exponent = exponent_of(tl.max(largest, 1))
-    total = tl.zeros([rows, block], tl.int64)
+    high = tl.zeros([rows], tl.int32)
+    low = tl.zeros([rows], tl.int32)
     for begin in range(0, width, block):
         column = begin + tl.arange(0, block)
         mask = known[:, None] & (column < width)[None, :]
         value = tl.load(at + column[None, :], mask=mask, other=0.0)
-        whole = fix(value, exponent[:, None], 3).to(tl.int64)
-        total += whole * whole
-    square = tl.sum(total, 1).to(tl.float32)
+        more_high, more_low = square_sum(fix(value, exponent[:, None], 3), 1)
+        high, low = added(high, low, more_high, more_low)
+    square = to_float(high, low)
     tl.store(squares + row, raised(square, 2 * (exponent - 22)), mask=known)
 
 
@@ -68,12 +71,14 @@ def inverse_kernel(first, squares, inverses, rows, block: tl.constexpr):
         square = tl.load(squares + matrix * rows + row, mask=row < rows, other=0.0)
         largest = tl.maximum(largest, field_of(square))
     exponent = exponent_of(tl.max(largest, 1))
-    total = tl.zeros([1, block], tl.int64)
+    high = tl.zeros([1], tl.int32)
+    low = tl.zeros([1], tl.int32)
     for begin in range(0, rows, block):
         row = (begin + tl.arange(0, block))[None, :]
         square = tl.load(squares + matrix * rows + row, mask=row < rows, other=0.0)
-        total += fix(square, exponent[:, None], 3).to(tl.int64)
-    norm = raised(tl.sum(total, 1).to(tl.float32), exponent - 22)
+        more_high, more_low = summed(fix(square, exponent[:, None], 3), 1)
+        high, low = added(high, low, more_high, more_low)
+    norm = raised(to_float(high, low), exponent - 22)
     inverse = tl.math.div_rn(1.0, tl.math.sqrt_rn(norm))
     tl.store(inverses + matrix + tl.arange(0, 1), inverse)
 

@@ -9,10 +9,10 @@ from glm5_hal.kernels.triton.fixing import (
     exponent_of,
     field_of,
     fix,
-    joined,
     valued,
 )
 from glm5_hal.kernels.triton.floats import widen
+from glm5_hal.kernels.triton.wide import joined
 
 
 @triton.jit
@@ -90,8 +90,8 @@ def exact_products(
         a1 = tl.load(at + plane, mask=known, other=0)
         a2 = tl.load(at + 2 * plane, mask=known, other=0)
         s0, s1, s2, s3, s4 = add_products(a0, a1, a2, b0, b1, b2, s0, s1, s2, s3, s4, digits)
-    sums = joined(s0, s1, s2, s3, s4)
-    return valued(sums, query_exponent[:, None], row_exponent[None, :], digits)
+    high, low = joined(s0, s1, s2, s3, s4)
+    return valued(high, low, query_exponent[:, None], row_exponent[None, :], digits)
 
 
 @triton.jit

@@ -11,9 +11,10 @@ import triton.language as tl
 from torch import Tensor
 
 from glm5_hal.exact import check_length
-from glm5_hal.kernels.triton.fixing import Digits, add_products, joined, valued
+from glm5_hal.kernels.triton.fixing import Digits, add_products, valued
 from glm5_hal.kernels.triton.floats import narrow, widen
 from glm5_hal.kernels.triton.target import Target, padded, tiles_of
+from glm5_hal.kernels.triton.wide import added, joined
 
 SEGMENT = tl.constexpr(32768)
 """Products that int32 holds: three pairs of digits in one sum, 3 * 2^14 * 2^15 < 2^31."""
@@ -34,7 +35,7 @@ def digit_sums(
     columns: tl.constexpr,
     depth: tl.constexpr,
 ):
-    """Exact sums over k in [begin, end) of digit rows at two sets of pointers: int64."""
+    """Exact sums over k in [begin, end) of digit rows at two sets of pointers: two limbs."""
     s0 = tl.zeros([rows, columns], tl.int32)
     s1 = tl.zeros([rows, columns], tl.int32)
     s2 = tl.zeros([rows, columns], tl.int32)
@@ -76,10 +77,11 @@ def exact_sums(
 ):
     """Exact sums over all k: in segments that int32 holds where the rows are longer than one."""
     if long:
-        total = tl.zeros([rows, columns], tl.int64)
+        high = tl.zeros([rows, columns], tl.int32)
+        low = tl.zeros([rows, columns], tl.int32)
         for begin in range(0, length, SEGMENT):
             end = tl.minimum(begin + SEGMENT, length)
-            total += digit_sums(
+            more_high, more_low = digit_sums(
                 x_at,
                 w_at,
                 x_mask,
@@ -93,8 +95,9 @@ def exact_sums(
                 columns,
                 depth,
             )
+            high, low = added(high, low, more_high, more_low)
     else:
-        total = digit_sums(
+        high, low = digit_sums(
             x_at,
             w_at,
             x_mask,
@@ -108,7 +111,7 @@ def exact_sums(
             columns,
             depth,
         )
-    return total
+    return high, low
 
 
 @triton.jit
@@ -171,7 +174,7 @@ def exact_kernel(
     column = across * columns + tl.arange(0, columns)
     w_mask = column < width
     w_row = group * width + column
-    sums = exact_sums(
+    high, low = exact_sums(
         x + row.to(tl.int64) * length,
         w + w_row.to(tl.int64) * length,
         x_mask,
@@ -187,7 +190,7 @@ def exact_kernel(
     )
     x_exponent = tl.load(x_exponents + row, mask=x_mask, other=0)
     w_exponent = tl.load(w_exponents + w_row, mask=w_mask, other=0)
-    value = valued(sums, x_exponent[:, None], w_exponent[None, :], digits)
+    value = valued(high, low, x_exponent[:, None], w_exponent[None, :], digits)
     at = row.to(tl.int64)[:, None] * width + column[None, :]
     value = narrow(value, out.dtype.element_ty)
     tl.store(out + at, value, mask=x_mask[:, None] & w_mask[None, :])

@@ -6,9 +6,10 @@ import triton.language as tl
 from torch import Tensor
 
 from glm5_hal.exact import check_length
-from glm5_hal.kernels.triton.fixing import NOT_FINITE, exponent_of, field_of, fix
+from glm5_hal.kernels.triton.fixing import NOT_FINITE, exponent_of, field_of, fix, square_sum
 from glm5_hal.kernels.triton.floats import narrow, read, scaled, widen, write
 from glm5_hal.kernels.triton.target import Target, padded, tiles_of
+from glm5_hal.kernels.triton.wide import to_float
 
 
 @triton.jit
@@ -46,8 +47,8 @@ def exact_kernel(
         tl.store(h + at, kept, mask=mask)
         value = widen(kept)
     exponent = exponent_of(tl.max(field_of(value), 1))
-    whole = fix(value, exponent[:, None], 3).to(tl.int64)
-    squares = tl.sum(whole * whole, 1).to(tl.float32)
+    high, low = square_sum(fix(value, exponent[:, None], 3), 1)
+    squares = to_float(high, low)
     mean = tl.math.div_rn(squares, tl.zeros_like(squares) + length)
     inverse = inverse_root(mean, 2 * (exponent - 22), eps)
     inverse = tl.where(exponent == NOT_FINITE, float("nan"), inverse)

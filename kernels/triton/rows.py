@@ -7,7 +7,8 @@ from torch import Tensor
 
 from glm5_hal.kernels.triton.target import Target, tiles_of
 
-_WORD = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_WORD = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int32}
+"""Word by bytes of an element: one of eight bytes is two words."""
 
 
 @triton.jit
@@ -48,10 +49,11 @@ def _launch(
     source: Tensor, goal: Tensor, places: Tensor, shared: int, scatter: bool, target: Target
 ) -> None:
     word = _WORD[source.element_size()]
+    source, goal = source.view(word), goal.view(word)
     width = source.shape[1]
     sizes = target.tile("rows").sizes
     programs = tiles_of(places.shape[0], sizes["rows"]) * tiles_of(width, sizes["block"])
-    arguments = (source.view(word), goal.view(word), places, places.shape[0], width)
+    arguments = (source, goal, places, places.shape[0], width)
     strides = (source.stride(0), shared)
     target.launch(move_kernel, programs, *arguments, *strides, tile="rows", scatter=scatter)
 

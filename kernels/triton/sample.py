@@ -15,6 +15,14 @@ from torch import Tensor
 from glm5_hal.kernels.triton.fixing import shifted
 from glm5_hal.kernels.triton.floats import INFINITY, READ, SIGN, exp, order_key
 from glm5_hal.kernels.triton.target import Target, padded, tiles_of
+from glm5_hal.kernels.triton.wide import (
+    add_word,
+    at_least,
+    carried,
+    divided,
+    lanes_summed,
+    part_of,
+)
 
 
 @triton.jit
@@ -62,34 +70,43 @@ def weight_kernel(first, logits, temperature, largest, drawn, weights, width, bl
 
 @triton.jit
 def mass_from(weights, width, least, block: tl.constexpr):
-    """Sum of the weights from `least` on: int64."""
-    total = tl.zeros([block], tl.int64)
+    """Sum of the weights from `least` on: two limbs [1]."""
+    high = tl.zeros([block], tl.int32)
+    low = tl.zeros([block], tl.int32)
     for begin in range(0, width, block):
         column = begin + tl.arange(0, block)
         weight = tl.load(weights + column, mask=column < width, other=0)
-        total += tl.where(weight >= least, weight, 0).to(tl.int64)
-    return tl.sum(total, 0)
+        high, low = carried(high, low + tl.where(weight >= least, weight, 0))
+    high, low = lanes_summed(high, low, 0)
+    return high + tl.zeros([1], tl.int32), low + tl.zeros([1], tl.int32)
 
 
 @triton.jit
-def weight_reaching(weights, width, mass, block: tl.constexpr):
-    """The least v whose greater weights sum to less than `mass`, mass >= 1."""
+def reaches(high, low, mass_high, mass_low):
+    """1 where the lanes' sums add up to a mass, else 0."""
+    high, low = lanes_summed(high, low, 0)
+    return at_least(high, low, mass_high, mass_low).to(tl.int32)
+
+
+@triton.jit
+def weight_reaching(weights, width, mass_high, mass_low, block: tl.constexpr):
+    """The least v whose greater weights sum to less than a mass >= 1."""
     found = tl.zeros([1], tl.int32)
     for step in range(13):
         shift = 24 - 2 * step
         one = (tl.zeros([1], tl.int32) + 1) << shift
-        n1 = tl.zeros([block], tl.int64)
-        n2 = tl.zeros([block], tl.int64)
-        n3 = tl.zeros([block], tl.int64)
+        high1, low1 = tl.zeros([block], tl.int32), tl.zeros([block], tl.int32)
+        high2, low2 = tl.zeros([block], tl.int32), tl.zeros([block], tl.int32)
+        high3, low3 = tl.zeros([block], tl.int32), tl.zeros([block], tl.int32)
         for begin in range(0, width, block):
             column = begin + tl.arange(0, block)
             weight = tl.load(weights + column, mask=column < width, other=0)
-            n1 += tl.where(weight >= found + one, weight, 0).to(tl.int64)
-            n2 += tl.where(weight >= found + 2 * one, weight, 0).to(tl.int64)
-            n3 += tl.where(weight >= found + 3 * one, weight, 0).to(tl.int64)
-        steps = (tl.sum(n1, 0) >= mass).to(tl.int32)
-        steps += (tl.sum(n2, 0) >= mass).to(tl.int32)
-        steps += (tl.sum(n3, 0) >= mass).to(tl.int32)
+            high1, low1 = carried(high1, low1 + tl.where(weight >= found + one, weight, 0))
+            high2, low2 = carried(high2, low2 + tl.where(weight >= found + 2 * one, weight, 0))
+            high3, low3 = carried(high3, low3 + tl.where(weight >= found + 3 * one, weight, 0))
+        steps = reaches(high1, low1, mass_high, mass_low)
+        steps += reaches(high2, low2, mass_high, mass_low)
+        steps += reaches(high3, low3, mass_high, mass_low)
         found += steps << shift
     return found
 
@@ -101,25 +118,27 @@ def draw_kernel(first, weights, greedy, drawn, limits, draws, out, width, block:
     here = weights + row * width
     result = tl.load(greedy + row)
     if tl.load(drawn + row) > 0:
-        zero = tl.zeros([1], tl.int64)
-        everything = zero + mass_from(here, width, 0, block)
-        limit = zero + tl.load(limits + row)
-        # ceil(limit * everything / 2^24), which int64 holds in two parts
-        low = limit * (everything & 0xFFFFFF)
-        mass = limit * (everything >> 24) + ((low + 0xFFFFFF) >> 24)
-        mass = tl.maximum(mass, zero + 1)
-        last = weight_reaching(here, width, mass, block)
-        before = zero + mass_from(here, width, last + 1, block)
-        each = tl.maximum(last.to(tl.int64), zero + 1)
-        equal = (zero + mass_from(here, width, last, block) - before) // each
-        kept = tl.minimum((mass - before + each - 1) // each, equal)
-        total = before + kept * last
+        zero = tl.zeros([1], tl.int32)
+        # ceil(limit * everything / 2^24), at least 1: not above everything, so that last >= 1
+        limit = tl.minimum(tl.maximum(tl.load(limits + row), zero), 1 << 24)
+        high, low = mass_from(here, width, 0, block)
+        mass_high, mass_low, left = part_of(high, low, limit, 24)
+        mass_high, mass_low = add_word(mass_high, mass_low, left)
+        mass_low = tl.where(mass_high == 0, tl.maximum(mass_low, 1), mass_low)
+        last = weight_reaching(here, width, mass_high, mass_low, block)
+        above_high, above_low = mass_from(here, width, last + 1, block)
+        # the mass, and what the last kept weight has beyond it
+        high, low = carried(mass_high - above_high, mass_low - above_low - 1)
+        _, used = divided(high, low, tl.maximum(last, 1))
+        total_high, total_low = add_word(mass_high, mass_low, last - 1 - used)
         # floor(total * (2 draw + 1) / 2^25)
         odd = 2 * (zero + tl.load(draws + row)) + 1
-        goal = (total >> 25) * odd + (((total & 0x1FFFFFF) * odd) >> 25)
-        chosen = weight_reaching(here, width, goal + 1, block)
-        before = zero + mass_from(here, width, chosen + 1, block)
-        rank = ((goal - before) // tl.maximum(chosen.to(tl.int64), zero + 1)).to(tl.int32)
+        goal_high, goal_low, _ = part_of(total_high, total_low, odd, 25)
+        high, low = add_word(goal_high, goal_low, zero + 1)
+        chosen = weight_reaching(here, width, high, low, block)
+        above_high, above_low = mass_from(here, width, chosen + 1, block)
+        high, low = carried(goal_high - above_high, goal_low - above_low)
+        rank, _ = divided(high, low, tl.maximum(chosen, 1))
         seen = tl.zeros([1], tl.int32)
         place = tl.zeros([block], tl.int32) + width
         for begin in range(0, width, block):

@@ -11,6 +11,11 @@ from typing import Any
 import torch
 import yaml
 
+from glm5_hal.errors import ContractError
+
+REACH = 1 << 31
+"""Elements that offsets of 32 bits reach."""
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -53,6 +58,8 @@ class Target:
         scratch: bytes that an op may allocate for intermediate results.
         programs: how many fill the chip, for ops that can be cut finer.
         barriers: whether a program's threads can wait for what others of it have stored.
+        wide_integers: whether 64-bit integers have 64 bits; where not, tensors that 32 bits cannot
+            address are refused. No kernel computes anything else with them. No part of the hash.
         tiles: tile of each kernel.
         launcher: how a backend runs a kernel on a device of its own; no part of the hash.
     """
@@ -67,6 +74,7 @@ class Target:
     scratch: int = 256 << 20
     programs: int = 256
     barriers: bool = True
+    wide_integers: bool = field(default=True, metadata={"hashed": False})
     tiles: Mapping[str, Tile] = field(default_factory=lambda: MappingProxyType({}))
     launcher: Launcher = field(default=launch_here, compare=False, metadata={"hashed": False})
 
@@ -103,9 +111,29 @@ class Target:
             "num_stages": chosen.stages,
             "enable_fp_fusion": False,
         }
+        if not self.wide_integers:
+            self._check_reach(arguments)
         for first in range(0, programs, self.grid_limit):
             part = min(programs - first, self.grid_limit)
             self.launcher(kernel, part, (first, *arguments), options)
+
+    def _check_reach(self, arguments: tuple[Any, ...]) -> None:
+        """Refuse tensors whose last element 32 bits do not address.
+
+        Raises:
+            ContractError: one is too large for the chip.
+        """
+        for tensor in arguments:
+            if not isinstance(tensor, torch.Tensor) or not tensor.numel():
+                continue
+            steps = zip(tensor.shape, tensor.stride(), strict=True)
+            reach = 1 + sum((size - 1) * stride for size, stride in steps)
+            if reach > REACH:
+                raise ContractError(
+                    f"a tensor of shape {list(tensor.shape)} reaches over {reach:,} elements; "
+                    f"{self.name} computes addresses in 32 bits, up to {REACH:,}: cut it, for "
+                    "example over more ranks"
+                )
 
 
 def read_target(package: str, file: str) -> Target:

@@ -166,6 +166,49 @@ def test_int8_products_stay_on_integer_units(
     assert status("INT8-1", found) is wanted
 
 
+PLACE = """
+    %at = arith.extsi %row : i32 to i64 loc(#loc1)
+    %at_1 = tt.splat %at : i64 -> tensor<256xi64> loc(#loc1)
+    %at_2 = arith.extsi %column : tensor<256xi32> to tensor<256xi64> loc(#loc1)
+    %at_3 = arith.addi %at_1, %at_2 : tensor<256xi64> loc(#loc1)
+    %end = arith.extsi %count : i32 to i64 loc(#loc1)
+    %end_1 = tt.splat %end : i64 -> tensor<256xi64> loc(#loc1)
+"""
+POINTER = "    %p_1 = tt.addptr %p, %at_3 : tensor<256x!tt.ptr<i32>>, tensor<256xi64> loc(#loc1)\n"
+BOUND = "    %mask = arith.cmpi slt, %at_3, %end_1 : tensor<256xi64> loc(#loc1)\n"
+WORDS = POINTER.replace("ptr<i32>", "ptr<i64>")
+SUM = """
+    %s = arith.extsi %x : i32 to i64 loc(#loc1)
+    %s_1 = arith.addi %s, %s : i64 loc(#loc1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("ttir", "wanted"),
+    [
+        (PLACE + POINTER + BOUND, Status.PASSED),
+        (BOUND.replace("i64", "i32"), Status.OUTSIDE),
+        (PLACE + BOUND, Status.BROKEN),
+        (PLACE + POINTER, Status.BROKEN),
+        (PLACE + POINTER + BOUND + SUM, Status.BROKEN),
+        (
+            PLACE + POINTER + BOUND + "    %f = arith.sitofp %at_3 : tensor<256xi64> to f32\n",
+            Status.BROKEN,
+        ),
+        (
+            PLACE + POINTER + BOUND + "    %s = arith.shrsi %at_3, %end_1 : tensor<256xi64>\n",
+            Status.BROKEN,
+        ),
+        (
+            PLACE + WORDS + BOUND + "    tt.store %p_1, %v : tensor<256x!tt.ptr<i64>>\n",
+            Status.BROKEN,
+        ),
+    ],
+)
+def test_64_bit_integers_are_addresses(ttir: str, wanted: Status) -> None:
+    assert status("INT64-1", code("sm_90", ttir=ttir), Numerics.FAST) is wanted
+
+
 def test_tf32_is_a_matter_of_float32_products() -> None:
     asked = "%c, inputPrecision = tf32 :"
     whole, bytes_ = DOT.format("f32", "f32"), DOT.format("i8", "i32")

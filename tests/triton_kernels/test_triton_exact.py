@@ -18,7 +18,7 @@ from glm5_hal import Numerics, PagedContext, Weight, WeightRole
 from glm5_hal.conformance.reference_backend import reference_runtime
 from glm5_hal.conformance.subjects import BUILDERS, Variant, variants
 from glm5_hal.errors import ContractError
-from glm5_hal.ops import topk
+from glm5_hal.ops import sample, topk
 
 pytestmark = [  # of the interpreter's arrays: NaN, and one-element arrays as numbers
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
@@ -92,6 +92,16 @@ def test_sums_longer_than_one_int32_segment_are_exact() -> None:
     definition = reference_runtime(Numerics.EXACT).backend
     wanted = definition.linear(x, definition.prepare_weight(WeightRole.LINEAR, x))
     assert torch.equal(found, wanted)
+
+
+def test_a_draw_among_weights_that_sum_beyond_32_bits() -> None:
+    top_p = torch.tensor([1.0, 2.0, 0.5, 2.0**-24, 0.0, -1.0, 0.7])
+    draws = torch.tensor([(1 << 24) - 1, 1 << 23, 3, (1 << 24) - 1, 5, 6, 12345678]).int()
+    logits = torch.zeros(7, 300)
+    logits[6] = torch.linspace(-3, 0, 300)
+    heat = torch.ones(7)
+    found = runtime(Numerics.EXACT, "large").backend.sample(logits, heat, top_p, draws)
+    assert torch.equal(found, sample.definition(Numerics.EXACT)(logits, heat, top_p, draws))
 
 
 @pytest.mark.parametrize("mode", MODES)
