@@ -277,7 +277,7 @@ class _Batch:
     def _choose(self, hidden: Tensor, places: list[tuple[int, _Sequence]]) -> list[int]:
         """Sample after each of `places` (row of `hidden`, its sequence)."""
         backend = self._model.runtime.backend
-        rows = torch.tensor([place for place, _ in places])
+        rows = torch.tensor([place for place, _ in places], dtype=torch.int32)
         logits = self._model.logits(hidden[backend.to_device(rows)])
         count: dict[int, int] = {}
         draws = []

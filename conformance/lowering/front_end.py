@@ -60,6 +60,7 @@ class Restrictions:
         row: bytes that the last dimension of a tensor is rounded up to.
         memory: bytes that the tensors may take that are alive at once.
         buffered: of these, what is left where every load has a second buffer.
+        doubling: option of a launch that turns second buffers off where it is false.
     """
 
     source: str
@@ -72,6 +73,7 @@ class Restrictions:
     row: int
     memory: int
     buffered: int
+    doubling: str
 
 
 def read_restrictions(place: str) -> Restrictions:

@@ -120,7 +120,8 @@ def judge(front_end: FrontEnd, kernel: Kernel, limits: Restrictions) -> Finding:
         ttir, linalg = front_end.lower(kernel)
     except Exception as error:  # whatever a compiler throws is its verdict
         return Finding(*what, Verdict.REFUSED, reason=_reason(error))
-    code = Lowered(ttir, linalg, kernel.grid, limits)
+    doubled = bool(kernel.options.get(limits.doubling, True))
+    code = Lowered(ttir, linalg, kernel.grid, limits, doubled)
     rules = {name: rule.judge(code, kernel.profile) for name, rule in RULES.items()}
     broken = any(found.status is Status.BROKEN for found in rules.values())
     return Finding(

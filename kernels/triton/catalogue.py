@@ -123,7 +123,12 @@ class _Table:
         assert not known, f"{op}: {known} are no parameters"
         stem = function.__name__.removesuffix("_kernel")
         warps, stages = min(chosen.warps, self.target.max_warps), chosen.stages
-        options = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": False}
+        options = {
+            "num_warps": warps,
+            "num_stages": stages,
+            "enable_fp_fusion": False,
+            **chosen.options,
+        }
         parts = (op, profile.value, "" if stem == profile.value else stem, label)
         return Kernel(
             name="/".join(filter(None, parts)),

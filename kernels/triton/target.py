@@ -15,6 +15,7 @@ from glm5_hal.errors import ContractError
 
 REACH = 1 << 31
 """Elements that offsets of 32 bits reach."""
+_NO_SIZES = ("warps", "stages", "options")
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,18 @@ class Tile:
         sizes: names and values of its compile-time sizes.
         warps: warps of a program.
         stages: depth of its software pipeline.
+        options: of the chip's own compiler, such as `multibuffer` of triton-ascend.
     """
 
     sizes: Mapping[str, int]
     warps: int = 4
     stages: int = 2
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    def to_list(self) -> list[Any]:
+        """Plain data, for a digest."""
+        plain = [dict(self.sizes), self.warps, self.stages]
+        return [*plain, dict(self.options)] if self.options else plain
 
 
 Launcher = Callable[[Any, int, tuple[Any, ...], Mapping[str, Any]], None]
@@ -91,9 +99,7 @@ class Target:
         """SHA-256 of the whole record: part of the plan, for a tile can change a fast bit."""
         hashed = [entry.name for entry in fields(self) if entry.metadata.get("hashed", True)]
         plain = {name: getattr(self, name) for name in hashed}
-        plain["tiles"] = {
-            name: [dict(tile.sizes), tile.warps, tile.stages] for name, tile in self.tiles.items()
-        }
+        plain["tiles"] = {name: tile.to_list() for name, tile in self.tiles.items()}
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
     def launch(
@@ -110,6 +116,7 @@ class Target:
             "num_warps": min(chosen.warps, self.max_warps),
             "num_stages": chosen.stages,
             "enable_fp_fusion": False,
+            **chosen.options,
         }
         if not self.wide_integers:
             self._check_reach(arguments)
@@ -139,13 +146,13 @@ class Target:
 def read_target(package: str, file: str) -> Target:
     """A target from a YAML file of a package: the fields of `Target`, tiles by kernel.
 
-    A tile is a mapping of sizes; `warps` and `stages` stand among them.
+    A tile is a mapping of sizes; `warps`, `stages` and `options` stand among them.
     """
     record = yaml.safe_load(files(package).joinpath(file).read_text())
     tiles = {
         name: Tile(
-            {key: size for key, size in row.items() if key not in ("warps", "stages")},
-            **{key: row[key] for key in ("warps", "stages") if key in row},
+            {key: size for key, size in row.items() if key not in _NO_SIZES},
+            **{key: row[key] for key in _NO_SIZES if key in row},
         )
         for name, row in record.pop("tiles").items()
     }

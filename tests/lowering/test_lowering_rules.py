@@ -18,6 +18,7 @@ LIMITS = Restrictions(
     row=32,
     memory=4096,
     buffered=2048,
+    doubling="multibuffer",
 )
 LOOP = "scf.for %k = %a to %b step %c : i32 {\n{}\n}\n"
 OR = "  %1 = tt.atomic_rmw or, acq_rel, gpu, %p, %x, %m : (!tt.ptr<i32>, i32, i1) -> i32"
@@ -39,8 +40,9 @@ def judged(
     linalg: str = "",
     grid: tuple[int, int, int] = (1, 1, 1),
     profile: Numerics = Numerics.EXACT,
+    doubled: bool = True,
 ) -> Status:
-    return RULES[rule].judge(Lowered(ttir, linalg, grid, LIMITS), profile).status
+    return RULES[rule].judge(Lowered(ttir, linalg, grid, LIMITS, doubled), profile).status
 
 
 def test_a_grid_is_one_dimension_that_fits() -> None:
@@ -180,8 +182,10 @@ def test_the_rounding_of_a_division_is_not_judged() -> None:
 
 def test_memory() -> None:
     body = "%0 = memref.alloc() : memref<{0}xf32>\n%1 = math.absf %0 : memref<{0}xf32>"
-    assert judged("LOWER-MEMORY-1", linalg=body.replace("{0}", "1024")) is Status.PASSED
-    assert judged("LOWER-MEMORY-1", linalg=body.replace("{0}", "1025")) is Status.BROKEN
+    for room, doubled in ((512, True), (1024, False)):
+        fits, beyond = (body.replace("{0}", str(size)) for size in (room, room + 1))
+        assert judged("LOWER-MEMORY-1", linalg=fits, doubled=doubled) is Status.PASSED
+        assert judged("LOWER-MEMORY-1", linalg=beyond, doubled=doubled) is Status.BROKEN
 
 
 def test_what_a_port_should_know() -> None:
@@ -193,12 +197,12 @@ func.func @k() attributes {mix_mode = "aiv"} {
   %0 = memref.alloc() : memref<1024xf32>
   %1 = math.absf %0 : memref<1024xf32>
 }"""
-    code = Lowered("", text, (1, 1, 1), LIMITS)
+    code = Lowered("", text, (1, 1, 1), LIMITS, doubled=False)
     assert code.mode == "aiv"
     assert code.notes == (
         "calls the vendor's cumsum",
         "elements one at a time: 1",
-        "double buffering must be off",
+        "double buffering is off",
     )
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from glm5_hal import Backend, Numerics, Weight
 from glm5_hal.backends.torch_triton.device import TorchDeviceBackend
-from glm5_hal.conformance.simulated.habits import Profile
+from glm5_hal.conformance.simulated.habits import NARROW, Profile
 from glm5_hal.conformance.simulated.protections.protection import (
     Protection,
     with_members,
@@ -146,6 +146,17 @@ PROTECTIONS = (
         *(Numerics.EXACT, "swiglu", "EXACT-READ-1"),
         needed=lambda profile: profile.triton.flushes_subnormals,
         removed=with_source("floats.read", "tl.where(tl.abs(x) < READ, 0.0, x)", "x"),
+    ),
+    Protection(
+        "sums of two 32-bit limbs",
+        "64-bit integers are computed in 32 bits",
+        *(Numerics.EXACT, "linear", "EXACT-SUM-1"),
+        needed=lambda profile: profile.triton.int64 == NARROW,
+        removed=with_source(
+            "fixing.valued",
+            "to_float(high, low)",
+            "((high.to(tl.int64) << 30) + low).to(tl.float32)",
+        ),
     ),
     Protection(
         "launches in parts",
