@@ -22,6 +22,7 @@ from glm5_hal.conformance.subjects import BUILDERS, Variant, variants
 from glm5_hal.contract import OPS
 from glm5_hal.levels import Level, Numerics
 from glm5_hal.plan import make_plan
+from glm5_hal.registry import simulate
 
 _RUN = Level.RUN_TO_RUN.value
 
@@ -88,10 +89,11 @@ class _Recipe:
     """What a fresh process needs to open the same runtime, whether the backend is registered.
 
     Attributes:
-        module, name: of the backend's class.
+        module, name: of the backend's class, or of the one that its class was made from.
         index: of the device.
         numerics: numeric profile.
         substitute: whether ops that the backend lacks run on the CPU.
+        simulated: whether the device is.
     """
 
     module: str
@@ -99,22 +101,33 @@ class _Recipe:
     index: int
     numerics: str
     substitute: bool
+    simulated: bool
 
     @classmethod
     def of(cls, runtime: Runtime) -> "_Recipe":
         backend, plan = type(runtime.backend), runtime.plan
+        written = next(
+            one
+            for one in backend.__mro__
+            if getattr(one, "name", None) == backend.name
+            and getattr(sys.modules[one.__module__], one.__qualname__, None) is one
+        )
         return cls(
-            backend.__module__,
-            backend.__qualname__,
+            written.__module__,
+            written.__qualname__,
             plan.index,
             plan.numerics.value,
             bool(plan.substituted),
+            plan.simulated,
         )
 
     def open(self) -> Runtime:
         """Open the runtime."""
         backend: type[Backend] = getattr(importlib.import_module(self.module), self.name)
+        if self.simulated:
+            simulate(backend)
         numerics = Numerics(self.numerics)
+        backend = backend.in_profile(numerics)
         plan = make_plan(backend, self.index, numerics, substitute=self.substitute)
         return Runtime(plan, backend(self.index))
 

@@ -77,7 +77,7 @@ def simulate(profile: Profile | str, *, devices: int | None = None) -> ModuleTyp
     extension.on_first_use(see_environment)
     kernels.install(extension)
     if importlib.util.find_spec("triton") is not None:
-        _interpret()
+        _take_launches()
     _apply(profile.habits)
     return module
 
@@ -166,12 +166,11 @@ def _finish() -> None:
         torch.accelerator.synchronize(index)
 
 
-def _interpret() -> None:
+def _take_launches() -> None:
     """Have kernels in Triton's language run on the device when they are launched there.
 
-    Where triton was imported for compiling before, a launch will say so.
+    Where triton was imported for interpreting before, a launch will say so.
     """
-    os.environ.setdefault("TRITON_INTERPRET", "1")
     from glm5_hal.conformance.simulated import launch
 
     launch.install()

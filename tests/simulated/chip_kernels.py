@@ -68,3 +68,8 @@ def dot(x, y, out, m: tl.constexpr, k: tl.constexpr, n: tl.constexpr, precision:
 @triton.jit
 def atomic_sum(x, out):
     tl.atomic_add(out, tl.load(x + tl.program_id(0)))
+
+
+@triton.jit
+def far(x, distance):
+    tl.store(x, tl.load(x + distance))

@@ -1,14 +1,11 @@
 """The process that has the simulated device; built once, started once per worker of pytest."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
 from inside import Inside
 
 from glm5_hal.conformance.simulated import build
-
-os.environ["TRITON_INTERPRET"] = "1"  # before a test imports triton
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,13 @@
 """Each vendor's backend, as it is, on a simulated device of that vendor."""
 
 import json
-import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
+from inside import compiling
 
 from glm5_hal.backends.torch_triton.backend import missing_triton
 
@@ -13,8 +15,6 @@ if missing := missing_triton():
     pytest.skip(missing, allow_module_level=True)
 
 VENDORS = ("ascend", "cambricon", "enflame", "hygon", "kunlun", "metax", "moore_threads")
-SETTINGS = {"TORCH_GCU_ENABLE_INT64_AND_UINT64": "true"}
-"""What must be set before Python starts."""
 
 COMPUTES = """
 import json, torch
@@ -37,7 +37,7 @@ print(json.dumps({
 def started(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-W", "ignore", *command],
-        env={**os.environ, **SETTINGS, **environment},
+        env={**compiling(), **environment},
         capture_output=True,
         text=True,
     )
@@ -104,3 +104,36 @@ def test_what_is_wrong_is_told(environment: dict[str, str], message: str) -> Non
     done = started("-m", "glm5_hal", "plan", **environment)
     assert done.returncode in (2, 3)
     assert message in done.stderr
+
+
+@pytest.fixture(scope="module")
+def logits(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """The digest of the tiny model's logits on a backend, in the exact profile."""
+    folder = tmp_path_factory.mktemp("tiny")
+    ids = folder / "ids.json"
+    ids.write_text(json.dumps([[(7 * row + 3 * at) % 500 for at in range(12)] for row in (0, 1)]))
+    made = started("-m", "glm5_hal", "make-checkpoint", "tiny", str(folder / "model"))
+    assert made.returncode == 0, made.stderr
+
+    def digest(backend: str, **environment: str) -> str:
+        out = folder / f"{backend}.safetensors"
+        done = started(
+            *("-m", "glm5_hal", "logits", str(folder / "model"), "--input-ids", str(ids)),
+            *("--out", str(out)),
+            GLM5_HAL_BACKEND=backend,
+            GLM5_HAL_NUMERICS="exact",
+            **environment,
+        )
+        assert done.returncode == 0, done.stderr
+        found = re.search(r"sha256 ([0-9a-f]{64})", done.stdout)
+        assert found is not None, done.stdout
+        return found[1]
+
+    return digest
+
+
+@pytest.mark.slow
+def test_a_models_logits_are_the_same_bytes_on_every_vendor(logits: Callable[..., str]) -> None:
+    wanted = logits("cpu")
+    for vendor in VENDORS:
+        assert logits(vendor, GLM5_HAL_SIMULATED="1") == wanted, vendor

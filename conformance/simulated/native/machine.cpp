@@ -18,6 +18,7 @@ constexpr unsigned char POISON = 0xFF;  // NaN in every float type, -1 in every 
 constexpr size_t GRAIN = 512;           // bytes that addresses and sizes are multiples of
 constexpr size_t MARGIN = 64;           // bytes behind what was asked for, at least
 constexpr size_t WHOLE = 1 << 20;       // bytes that a device's memory is a multiple of
+constexpr size_t DEPTH = 32;            // tasks that a stream holds before the host waits
 
 thread_local Stream* running = nullptr;  // whose thread this is
 
@@ -66,6 +67,17 @@ uint64_t Stream::submit(Task task) {
   queue_.push_back({std::move(task), Clock::now() + machine.latency()});
   changed_.notify_one();
   return ++submitted_;
+}
+
+void Stream::make_room() {
+  if (running != nullptr) return;  // a device's own thread never waits for one
+  std::unique_lock<std::mutex> lock(mutex_);
+  while (queue_.size() >= DEPTH) {
+    const auto before = finished_;
+    released_ = std::max(released_, before + 1);
+    changed_.notify_one();
+    done_.wait(lock, [&] { return finished_ > before; });
+  }
 }
 
 void Stream::release(uint64_t ticket) {

@@ -27,6 +27,8 @@ class Stream {
 
   // The number of the task in this stream, from 1 on.
   uint64_t submit(Task task);
+  // Until the stream takes another task; what is in its way runs even though the machine is held.
+  void make_room();
   // Until the task has run; throws what any task before it threw, once.
   void wait(uint64_t ticket);
   // Lets tasks up to this one run although the machine is held.

@@ -53,7 +53,9 @@ Surroundings::~Surroundings() {
 }
 
 uint64_t submit(c10::DeviceIndex device, const std::string& name, std::function<void()> task) {
-  return current_stream(device).submit([name, task = std::move(task), how = arithmetic] {
+  auto& stream = current_stream(device);
+  make_room(stream);
+  return stream.submit([name, task = std::move(task), how = arithmetic] {
     Surroundings around(how);
     try {
       task();

@@ -288,6 +288,11 @@ Stream& stream_of(const c10::Stream& stream) {
   return Machine::get().stream(stream.device_index(), stream.id());
 }
 
+void make_room(Stream& stream) {
+  Unlocked unlocked;
+  stream.make_room();
+}
+
 void wait(Stream& stream, uint64_t ticket) {
   try {
     Unlocked unlocked;

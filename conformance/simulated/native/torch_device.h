@@ -31,6 +31,7 @@ Stream& stream_of(const c10::Stream& stream);
 
 // Wait without the interpreter's lock, which the task may need.
 void wait(Stream& stream, uint64_t ticket);
+void make_room(Stream& stream);
 void wait_for_device(c10::DeviceIndex device);
 
 // A generator of the host for one task, whatever the device's is: its numbers do not depend on when

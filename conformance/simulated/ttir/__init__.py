@@ -1,0 +1,1 @@
+"""Triton's kernels as compiled to TTIR, executed for all programs of a grid at once."""

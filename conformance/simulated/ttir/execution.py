@@ -1,0 +1,109 @@
+"""Running a kernel: all programs of a grid, a block of them at a time."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from glm5_hal.conformance.simulated.ttir import (
+    access,
+    control,
+    conversions,
+    floats,
+    integers,
+    products,
+    reductions,
+    shapes,
+    tiles,
+    updates,
+)
+from glm5_hal.conformance.simulated.ttir.chip import Chip
+from glm5_hal.conformance.simulated.ttir.frames import Frame
+from glm5_hal.conformance.simulated.ttir.front import Bound, ttir
+from glm5_hal.conformance.simulated.ttir.graph import largest
+from glm5_hal.conformance.simulated.ttir.memory import Memory
+from glm5_hal.conformance.simulated.ttir.parsing import parse
+from glm5_hal.conformance.simulated.ttir.passes import prepare
+from glm5_hal.conformance.simulated.ttir.registry import Binder, Routine
+from glm5_hal.conformance.simulated.ttir.types import Array
+
+FAMILIES = (
+    *(access, control, conversions, floats, integers, products, reductions, shapes, tiles, updates),
+)
+"""Modules that register operations when they are imported."""
+
+ELEMENTS = 1 << 17
+"""Most elements of the largest tile times the programs of a block, unless one program has more."""
+
+
+class Executable:
+    """A kernel that a chip has taken.
+
+    Args:
+        bound: the kernel and its types.
+        chip: that runs it.
+
+    Raises:
+        TtirError: the compiler or the chip refuses the kernel, or an operation is not known.
+    """
+
+    def __init__(self, bound: Bound, chip: Chip) -> None:
+        self.name = str(bound.kernel.__name__)
+        module = parse(ttir(bound, chip.habits), self.name)
+        prepare(module, chip.fused)
+        body = module.entry.body
+        self._arguments = [value.type for value in body.arguments]
+        self._routine: Routine = Binder(module, chip, self.name).block(body)
+        self._block = max(1, ELEMENTS // largest(body))
+
+    def run(
+        self, grid: Sequence[int], arguments: Sequence[Any], order: Array | None = None
+    ) -> None:
+        """Run all programs of a grid.
+
+        Args:
+            grid: programs along x, y and z; one to three numbers.
+            arguments: that are no compile-time values, in order; tensors as this thread reaches
+                them.
+            order: numbers of the programs [P] in the order in which they run.
+
+        Raises:
+            KernelError: a program does what none may do.
+        """
+        memory = Memory([value for value in arguments if isinstance(value, Tensor)])
+        given = [self._argument(memory, value, place) for place, value in enumerate(arguments)]
+        x, y, z = (*grid, 1, 1)[:3]
+        with np.errstate(all="ignore"):
+            for programs in self._programs((x, y, z), order):
+                frame = Frame(memory, (x, y, z), programs)
+                self._routine.run(frame, given)
+
+    def _argument(self, memory: Memory, value: Any, place: int) -> Array:
+        """[1]: a pointer or a number."""
+        kind = self._arguments[place]
+        if isinstance(value, Tensor):
+            return np.asarray([memory.pointer(value)], np.int64)
+        return shapes.scalar(value, kind)
+
+    def _programs(
+        self, grid: tuple[int, int, int], order: Array | None
+    ) -> Iterator[tuple[Array, Array, Array]]:
+        """Numbers along x, y and z of each block's programs; [1] where they are all the same."""
+        count = grid[0] * grid[1] * grid[2]
+        every = np.arange(count) if order is None else order
+        for begin in range(0, count, self._block):
+            some = every[begin : begin + self._block]
+            places = np.unravel_index(some, grid)
+            made = [axis.astype(np.int32) for axis in places]
+            x, y, z = (
+                axis[:1] if size == 1 else axis for axis, size in zip(made, grid, strict=True)
+            )
+            yield x, y, z
+
+
+@functools.lru_cache(maxsize=4096)
+def executable(bound: Bound, chip: Chip) -> Executable:
+    """A kernel made runnable, once."""
+    return Executable(bound, chip)

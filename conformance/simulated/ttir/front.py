@@ -1,0 +1,108 @@
+"""From a kernel in Triton's language to TTIR, without a device, and to a tree."""
+
+import functools
+import hashlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glm5_hal.conformance.simulated.build import cache_folder
+from glm5_hal.conformance.simulated.habits import TritonHabits
+from glm5_hal.conformance.simulated.ttir.errors import TtirError
+
+ARCH = 80
+"""A target that the compiler has: TTIR is made before anything depends on it."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A kernel with the types of a launch's arguments.
+
+    Attributes:
+        kernel: what `triton.jit` made.
+        signature: argument name to Triton's type; ``constexpr`` for compile-time values.
+        constants: name to value of those.
+    """
+
+    kernel: Any
+    signature: tuple[tuple[str, str], ...]
+    constants: tuple[tuple[str, Any], ...]
+
+
+def bind(
+    kernel: Any, arguments: Sequence[Any], constants: Mapping[str, Any]
+) -> tuple[Bound, list[Any]]:
+    """The types of a launch, and the arguments of the compiled kernel.
+
+    No value is specialised: an integer 1 stays an argument, and nothing is known of divisibility.
+
+    Raises:
+        TtirError: an argument is missing, or of no type that Triton has.
+    """
+    from triton.runtime.jit import mangle_type
+
+    given = dict(zip(kernel.arg_names, arguments, strict=False)) | dict(constants)
+    signature, fixed, passed = [], [], []
+    for parameter in kernel.params:
+        name = parameter.name
+        if name not in given and not parameter.has_default:
+            raise TtirError(f"{kernel.__name__}: its argument {name!r} is missing")
+        value = given.get(name, parameter.default if parameter.has_default else None)
+        if parameter.is_constexpr or value is None:
+            signature.append((name, "constexpr"))
+            fixed.append((name, getattr(value, "value", value)))
+            continue
+        signature.append((name, mangle_type(value)))
+        passed.append(value)
+    return Bound(kernel, tuple(signature), tuple(fixed)), passed
+
+
+@functools.lru_cache(maxsize=4096)
+def ttir(bound: Bound, habits: TritonHabits) -> str:
+    """TTIR of a kernel, without locations; kept on disk, for the compiler is slow.
+
+    Raises:
+        TtirError: the compiler refuses the kernel; says why.
+    """
+    import triton
+
+    told = (triton.__version__, bound.kernel.cache_key, bound.signature, bound.constants)
+    key = repr((*told, habits.default_precision, habits.precisions))
+    kept = cache_folder() / "ttir" / f"{hashlib.sha256(key.encode()).hexdigest()}.ttir"
+    if kept.is_file():
+        return kept.read_text("utf-8")
+    made = _compiled(bound, habits)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=kept.parent, delete=False, encoding="utf-8") as file:
+        file.write(made)
+    Path(file.name).replace(kept)
+    return made
+
+
+def _compiled(bound: Bound, habits: TritonHabits) -> str:
+    from triton._C.libtriton import ir
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, CompilationError, make_backend
+
+    source = ASTSource(bound.kernel, dict(bound.signature), dict(bound.constants), {})
+    target = GPUTarget("cuda", ARCH, 32)
+    backend = make_backend(target)
+    options = backend.parse_options(
+        {
+            **source.parse_options(),
+            "default_dot_input_precision": habits.default_precision,
+            "allowed_dot_input_precisions": habits.precisions,
+        }
+    )
+    context = ir.context()
+    ir.load_dialects(context)
+    backend.load_dialects(context)
+    generators = backend.get_codegen_implementation(options)
+    try:
+        module = source.make_ir(target, options, generators, backend.get_module_map(), context)
+    except CompilationError as error:
+        raise TtirError(f"{bound.kernel.__name__} does not compile: {error}") from error
+    made = backend.make_ttir(module, {}, options, ARCH)
+    return str(made.str_nodebug())

@@ -1,0 +1,120 @@
+"""Memory that a launch reaches: one stretch, from the first to the last byte of its tensors.
+
+A pointer is a number of elements of its type from the beginning of the stretch on.
+"""
+
+import ctypes
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from glm5_hal.conformance.simulated.ttir.errors import KernelError
+from glm5_hal.conformance.simulated.ttir.types import Array
+
+LINE = 64
+"""Bytes to a multiple of which the stretch is extended."""
+
+
+class Memory:
+    """Reads and writes by pointers.
+
+    Args:
+        tensors: of the launch, as the executing thread reaches them.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        spans = [_span(tensor) for tensor in tensors if tensor.numel()]
+        first = min((begin for begin, _ in spans), default=0)
+        last = max((end for _, end in spans), default=0)
+        self.base = first // LINE * LINE
+        self.size = -(-last // LINE) * LINE - self.base
+        self._views: dict[np.dtype[np.generic], Array] = {}
+        self._stretches: dict[tuple[int, np.dtype[np.generic]], Array] = {}
+
+    def pointer(self, tensor: Tensor) -> int:
+        """To the first element of a tensor; 0 where it has none."""
+        if not tensor.numel():
+            return 0
+        return self.element(tensor.data_ptr(), tensor.element_size())
+
+    def element(self, address: int, size: int) -> int:
+        """The pointer to an address, of elements of `size` bytes."""
+        distance = address - self.base
+        if distance % size:
+            raise KernelError(f"address {address:#x} is no multiple of {size} bytes")
+        return distance // size
+
+    def elements(self, addresses: Array, size: int) -> Array:
+        """`element` of each address."""
+        distances = addresses - self.base
+        if (distances % size).any():
+            raise KernelError(f"an address is no multiple of {size} bytes")
+        return np.asarray(distances // size)
+
+    def gather(self, pointers: Array, dtype: "np.dtype[np.generic]") -> Array:
+        """Elements at pointers, of their shape."""
+        view = self._view(dtype)
+        self._check(pointers, len(view), "reads")
+        return view.take(pointers, mode="clip")
+
+    def scatter(self, pointers: Array, values: Array) -> None:
+        """Write elements at pointers; where several are equal, the last one stays."""
+        view = self._view(values.dtype)
+        self._check(pointers, len(view), "writes")
+        view[pointers] = values
+
+    def lines(self, pointers: Array, width: int, dtype: "np.dtype[np.generic]") -> Array:
+        """`width` elements side by side from each pointer on: [..., width]."""
+        view = self._lines(width, dtype)
+        self._check(pointers, len(view), "reads")
+        made: Array = view[pointers]  # `take` would copy all of the view
+        return made
+
+    def set_lines(self, pointers: Array, values: Array) -> None:
+        """Write values [..., width] side by side from each pointer on."""
+        view = self._lines(values.shape[-1], values.dtype)
+        self._check(pointers, len(view), "writes")
+        view[pointers] = values
+
+    def _lines(self, width: int, dtype: "np.dtype[np.generic]") -> Array:
+        """Every stretch of so many elements: overlapping views of the memory."""
+        found = self._stretches.get((width, dtype))
+        if found is None:
+            view = self._view(dtype)
+            shape = (max(len(view) - width + 1, 0), width)
+            found = np.ndarray(shape, dtype, view, 0, (dtype.itemsize, dtype.itemsize))
+            self._stretches[width, dtype] = found
+        return found
+
+    def change(self, pointers: Array, dtype: "np.dtype[np.generic]") -> Array:
+        """All elements of a type, of which those at `pointers` are to be changed."""
+        view = self._view(dtype)
+        self._check(pointers, len(view), "changes")
+        return view
+
+    def _view(self, dtype: "np.dtype[np.generic]") -> Array:
+        found = self._views.get(dtype)
+        if found is None:
+            memory = memoryview((ctypes.c_ubyte * self.size).from_address(self.base))
+            found = np.frombuffer(memory, dtype) if self.size else np.empty(0, dtype)
+            self._views[dtype] = found
+        return found
+
+    @staticmethod
+    def _check(pointers: Array, count: int, does: str) -> None:
+        if pointers.size and (int(pointers.min()) < 0 or int(pointers.max()) >= count):
+            bad = pointers[(pointers < 0) | (pointers >= count)][0]
+            raise KernelError(
+                f"it {does} element {bad} of {count}: outside of the memory of its tensors"
+            )
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """First address and the one behind the last one of a tensor's elements."""
+    if any(stride < 0 for stride in tensor.stride()):  # torch makes none
+        raise KernelError("a tensor with a negative stride")
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    last = sum((size - 1) * stride for size, stride in steps)
+    begin = tensor.data_ptr()
+    return begin, begin + (last + 1) * tensor.element_size()
