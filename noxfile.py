@@ -21,14 +21,40 @@ nox.options.sessions = ["lint", "types", "package", "tests"]
 
 ROOT = Path(__file__).parent.resolve()
 BUILT = ROOT / ".nox" / "built"
+PAGES = ROOT / "build" / "pages"
+"""What mkdocs.yml reads beside docs/."""
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 RUNTIME = PROJECT["project"]["dependencies"]
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 WORKERS = 2
-INTERPRETED = ("tests/triton_kernels", "tests/torch_device", "tests/simulated")
+INTERPRETED = ("tests/triton_kernels", "tests/torch_device", "tests/simulated", "tests/ascend")
 COMPILED = ("tests/audit",)
 AUDITED = ("sm_80", "sm_90", "sm_100", "gfx90a", "gfx942", "gfx936")
 """A part of the targets; the last one is not taken, which must stay so."""
+RUN = (
+    ("cpu", "fast"),
+    ("cpu", "exact"),
+    ("cpu-limbs", "exact", "--quick"),
+    ("onnxruntime", "fast", "--quick"),
+    ("onnxruntime", "exact", "--quick"),
+    ("triton-interpret", "exact", "--quick", "--aspects", "cross-backend", "--ops=-model"),
+)
+"""Evidence of runs: backend, profile and what is left out."""
+SIMULATED = tuple(
+    (backend, profile, "--quick")
+    for backend in ("ascend", "cambricon", "enflame", "hygon", "kunlun", "metax", "moore_threads")
+    for profile in ("fast", "exact")
+)
+LOWERED = ROOT / ".nox" / "lowering.json"
+CHECKED = ROOT / ".nox" / "ascend.json"
+"""What `lowering` and `ascend` leave for `evidence`."""
+READ = (
+    ("sm_80", "glm5_hal.backends.cuda:sm_80.yaml"),
+    ("sm_90", "glm5_hal.backends.cuda:sm_90.yaml"),
+    ("sm_100", "glm5_hal.backends.cuda:sm_100.yaml"),
+    ("gfx90a,gfx942", "glm5_hal.kernels.triton:portable.yaml"),
+)
+"""Evidence of audits: targets, and the table of tiles."""
 
 SHARED: dict[str, Path] = {}
 """Where the programs of the environment made by `env` lie, under "bin"."""
@@ -146,16 +172,23 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(requires=["env"], venv_backend="none", default=False)
 def interpret(session: nox.Session) -> None:
-    """The Triton kernels under Triton's interpreter: their tests, then the golden digests.
-
-    The tests hold the fast profile to its bounds. Whole models would take hours there.
-    """
+    """The Triton kernels under Triton's interpreter; whole models would take hours there."""
     pytest(session, *parallel(), *INTERPRETED)
-    run(
-        *(session, "glm5-hal", "conformance", "run", "--backend", "triton-interpret"),
-        *("--numerics", "exact", "--quick", "--aspects", "cross-backend", "--ops=-model"),
-        *("--workers", str(WORKERS)),
-    )
+
+
+@nox.session(requires=["env"], venv_backend="none", default=False)
+def simulated(session: nox.Session) -> None:
+    """Every vendor's backend on its simulated device: the quick suite, and a model's logits.
+
+    The suite's own model cases, which take as long as all others, are left to `evidence`.
+    """
+    pytest(session, "tests/simulated", "-m", "slow and not hardware")
+    session.env["GLM5_HAL_SIMULATED"] = "1"
+    for backend, profile, *selected in SIMULATED:
+        run(
+            *(session, "glm5-hal", "conformance", "run", "--backend", backend),
+            *("--numerics", profile, *selected, "--ops=-model", "--workers", str(WORKERS)),
+        )
 
 
 @nox.session(requires=["env"], venv_backend="none", default=False)
@@ -169,13 +202,60 @@ def audit(session: nox.Session) -> None:
 
 
 @nox.session(requires=["env"], default=False)
+def sanitize(session: nox.Session) -> None:
+    """The C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer: the op tests.
+
+    Built from the sdist, so that no instrumented object stays beside the sources. Leaks are not
+    looked for: Python keeps what it has until it ends.
+    """
+    install(session, *PROJECT["build-system"]["requires"], *RUNTIME, *group("test"))
+    (sdist,) = BUILT.glob("*.tar.gz")
+    flags = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g1"
+    pip = ("python", "-m", "pip", "install", "-q", "--no-compile", "--no-deps", "--no-cache-dir")
+    session.run(
+        *(*pip, "--no-build-isolation", "--force-reinstall", str(sdist)),
+        env={"CFLAGS": flags, "CXXFLAGS": flags, "LDFLAGS": flags},
+    )
+    names = ("libasan.so", "libubsan.so", "libstdc++.so")
+    found = (
+        session.run("g++", f"-print-file-name={name}", silent=True, external=True) for name in names
+    )
+    session.env.update(
+        LD_PRELOAD=":".join(str(path).strip() for path in found),
+        ASAN_OPTIONS="detect_leaks=0",
+        UBSAN_OPTIONS="print_stacktrace=1",
+    )
+    # an extension that was not built would only be skipped
+    modules = ("glm5_hal.kernels.cpu", "glm5_hal.kernels.cpu.fast")
+    with session.chdir(session.create_tmp()):
+        session.run("python", "-c", f"import {', '.join(modules)}")
+    session.run("pytest", "tests/ops", "-m", "not slow and not hardware", *session.posargs)
+
+
+@nox.session(requires=["env"], default=False)
 def lowering(session: nox.Session) -> None:
     """A vendor's own Triton front end on every kernel; it stands in the place of Triton."""
     install(session, *RUNTIME, *group("lowering"))
     install_wheel(session)
     with session.chdir(session.create_tmp()):
-        session.run("glm5-hal", "lowering")
+        session.run("glm5-hal", "lowering", "--out", str(LOWERED))
     session.run("pytest", "tests/lowering", "-m", "not slow")
+
+
+@nox.session(requires=["env"], default=False)
+def ascend(session: nox.Session) -> None:
+    """The calls of torch_npu's fused functions held to its real signatures and meta kernels.
+
+    Libraries that fail on every call stand in for CANN's, or torch_npu could not be imported.
+    """
+    install(session, *RUNTIME, *EXTRAS["triton"], *EXTRAS["ascend"])
+    install_wheel(session)
+    tests = ROOT / "tests" / "ascend"
+    libraries = Path(session.create_tmp()).resolve()
+    session.run("python", str(tests / "stub_libraries.py"), str(libraries))
+    session.env["LD_LIBRARY_PATH"] = str(libraries)
+    with session.chdir(libraries):
+        session.run("python", str(tests / "check_calls.py"), "--out", str(CHECKED))
 
 
 @nox.session(requires=["env"], venv_backend="none", default=False)
@@ -189,3 +269,56 @@ def docs(session: nox.Session) -> None:
     """Write what the documentation repeats from the code."""
     run(session, "python", "docs/generate.py")
     run(session, "python", "-m", "glm5_hal.conformance.spec", "docs/spec")
+
+
+@nox.session(default=False)
+def evidence(session: nox.Session) -> None:
+    """Make what the support matrix is made of; behind `--` may stand the backends to run.
+
+    From an editable install, so that each package names its commit: of a checkout with changes none
+    is taken. Two checks need environments of their own: `nox -s lowering ascend evidence` has them.
+    """
+    tools = (*PROJECT["build-system"]["requires"], *EXTRAS["onnx"], *EXTRAS["triton"])
+    install(session, *tools, *RUNTIME)
+    session.install("--no-deps", "--no-build-isolation", "-e", str(ROOT))
+    room = Path(session.create_tmp()) / "runs"
+    shutil.rmtree(room, ignore_errors=True)
+    room.mkdir()
+
+    def add(name: str) -> None:
+        session.run("glm5-hal", "matrix", "--add", str(room / name), silent=True)
+
+    for backend, *options in (*RUN, *SIMULATED):
+        if session.posargs and backend not in session.posargs:
+            continue
+        out = "-".join((backend, *options)).replace("--", "").replace("=", "")
+        command = ("glm5-hal", "conformance", "run", "--backend", backend, "--numerics", *options)
+        simulated = {"GLM5_HAL_SIMULATED": "1"} if (backend, *options) in SIMULATED else {}
+        # a case that fails is evidence too
+        session.run(*command, "--out", str(room / out), env=simulated, success_codes=[0, 1])
+        add(f"{out}.tar")
+    if session.posargs and "audit" not in session.posargs:
+        return
+    for targets, table in READ:
+        out = f"{targets.replace(',', '-')}.json"
+        session.run(
+            *("glm5-hal", "audit", "--target", targets, "--tiles", table),
+            *("--out", str(room / out)),
+            silent=True,
+            success_codes=[0, 1],
+        )
+        add(out)
+    for left in (LOWERED, CHECKED):
+        if left.exists():
+            add(str(left))
+
+
+@nox.session(requires=["env"], default=False)
+def site(session: nox.Session) -> None:
+    """The documentation as a website, every link checked; and the guide, followed."""
+    install(session, *group("docs"))
+    shutil.rmtree(PAGES, ignore_errors=True)
+    for script in ("ops", "backends", "commands", "reports"):
+        run(session, "python", f"docs/tools/{script}.py", str(PAGES))
+    session.run("mkdocs", "build", env={"NO_MKDOCS_2_WARNING": "1"})
+    pytest(session, "tests/guide", "--durations=0")

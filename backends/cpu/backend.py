@@ -1,4 +1,4 @@
-"""The CPU backend: plain torch, arranged so that no bit depends on the schedule."""
+"""The CPU backend in plain torch, arranged so that no bit depends on the schedule."""
 
 from types import MappingProxyType
 
@@ -7,7 +7,8 @@ from torch import Tensor
 
 from glm5_hal import Backend, Cache, Capabilities, Level, Numerics, PagedContext, Weight, WeightRole
 from glm5_hal.backends.cpu import attention, elementwise, moe, muon, sampling, select, tiles
-from glm5_hal.backends.cpu.exact import exact_backend
+from glm5_hal.backends.cpu.portable import without_kernels
+from glm5_hal.backends.cpu.profiles import exact_backend, fast_backend
 
 
 class CpuBackend(Backend):
@@ -28,11 +29,19 @@ class CpuBackend(Backend):
 
     @classmethod
     def in_profile(cls, numerics: Numerics) -> type[Backend]:
-        return cls if numerics is Numerics.FAST else exact_backend()
+        if numerics is Numerics.EXACT:
+            return exact_backend()
+        # a class made of this one is meant as it stands
+        return fast_backend(cls) if cls is CpuBackend else cls
 
     @classmethod
     def is_available(cls) -> tuple[bool, str]:
-        return True, f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+        capability = torch.backends.cpu.get_cpu_capability()
+        return True, f"{torch.get_num_threads()} threads, plain torch with {capability}"
+
+    @classmethod
+    def advice(cls) -> tuple[str, ...]:
+        return without_kernels(Numerics.FAST)
 
     @property
     def device(self) -> torch.device:

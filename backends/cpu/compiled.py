@@ -86,9 +86,8 @@ class CpuCompiled(CpuPortable):  # type: ignore[misc, valid-type]
     def moe_combine(
         self, rows: Tensor, slots: Tensor, weights: Tensor, shared: Tensor | None = None
     ) -> Tensor:
-        places = torch.zeros_like(slots)
-        places[slots.long()] = torch.arange(slots.shape[0], dtype=torch.int32)
-        return self._exact.combine(rows, places.view(weights.shape), weights, shared)
+        places = moe.places(slots).view(weights.shape)
+        return self._exact.combine(rows, places, weights, shared)
 
     def moe_route(
         self,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def sigmoid(x: Tensor) -> Tensor:
-    """1 / (1 + exp(-x)) of float32 x."""
+    """1 / (1 + exp(-x)), in x's dtype."""
     return torch.reciprocal(torch.exp(-x) + 1.0)
 
 

@@ -19,7 +19,8 @@ def route(
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     """As the contract's moe_route: ids and weights [T, k]."""
-    scores = sigmoid(logits)
+    # in float64: among experts that are nearly equal the last bit decides
+    scores = sigmoid(logits.double()).float()
     choice = scores + bias
     if n_group > 1:
         choice = _limit_groups(choice, n_group, topk_group)
@@ -58,11 +59,16 @@ def dispatch(x: Tensor, ids: Tensor, experts: int) -> tuple[Tensor, Tensor, Tens
     return x[slots // ids.shape[1]], offsets, slots.int()
 
 
+def places(slots: Tensor) -> Tensor:
+    """The row that each slot has: the inverse of `slots` [P] int32."""
+    place = torch.zeros_like(slots)
+    place[slots.long()] = torch.arange(slots.shape[0], dtype=torch.int32)
+    return place
+
+
 def combine(rows: Tensor, slots: Tensor, weights: Tensor, shared: Tensor | None) -> Tensor:
     """As the contract's moe_combine: [T, D]."""
-    place = torch.empty_like(slots)
-    place[slots.long()] = torch.arange(slots.shape[0], dtype=torch.int32)
-    place = place.unflatten(0, weights.shape)  # row of each (token, slot)
+    place = places(slots).unflatten(0, weights.shape)  # row of each (token, slot)
     total = torch.zeros(weights.shape[0], rows.shape[1])
     for slot in range(weights.shape[1]):
         # multiply, then add: two roundings, never one

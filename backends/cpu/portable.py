@@ -11,6 +11,14 @@ from glm5_hal.definitions import defined
 CLAIMS = frozenset(Level) - {Level.TRAIN_ROLLOUT, Level.DEVICE_TO_DEVICE}
 
 
+def without_kernels(profile: Numerics) -> tuple[str, ...]:
+    """What makes a profile faster that plain torch answers in."""
+    return (
+        f"the {profile.value} profile runs in plain torch, slowly: its kernels were not compiled. "
+        "Install a C++17 compiler (g++), then this package again.",
+    )
+
+
 class _Plain(Backend):
     """Plain tensors on the host."""
 
@@ -30,10 +38,7 @@ class _Plain(Backend):
 
     @classmethod
     def advice(cls) -> tuple[str, ...]:
-        return (
-            "the exact profile runs in plain torch, slowly: its kernels were not compiled. Install "
-            "a C++17 compiler (g++), then this package again.",
-        )
+        return without_kernels(Numerics.EXACT)
 
     @property
     def device(self) -> torch.device:

@@ -73,7 +73,7 @@ class DescribedDeviceBackend(DescribedBackend):
 
     def record(self, step: Callable[[], None]) -> Callable[[], None] | None:
         graphs = self._descriptor().graphs
-        if graphs is None:
+        if graphs is None or self._pretended is not None:  # a simulated device records nothing
             return None
         there = self._namespace()
         with there.device(self.index):

@@ -9,19 +9,7 @@
 namespace exact {
 namespace {
 
-// Eight tiles of 16 rows of 64 bytes for as long as it lives. Others on this thread may use tiles
-// too, so nothing is kept from call to call.
-struct Tiles {
-    Tiles() {
-        alignas(64) struct {
-            uint8_t palette = 1, start = 0, reserved[14] = {};
-            uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-            uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-        } shape;
-        _tile_loadconfig(&shape);
-    }
-    ~Tiles() { _tile_release(); }
-};
+#include "tiles.h"
 
 #include "vnni.h"
 

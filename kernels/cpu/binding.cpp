@@ -7,31 +7,15 @@
 #include <string>
 #include <vector>
 
+#include "cpuid.h"
 #include "exact.h"
 #include "ops.h"
 #include "pool.h"
-
-#ifdef EXACT_X86
-#include <cpuid.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
 
 namespace py = pybind11;
 using namespace exact;
 
 namespace {
-
-#ifdef EXACT_X86
-// Tiles need a bit of cpuid and the kernel's leave, once per process.
-bool has_tiles() {
-    unsigned a, b, c, d;
-    constexpr unsigned TILE = 1u << 24, INT8 = 1u << 25;
-    constexpr int REQUEST = 0x1023, TILE_DATA = 18;
-    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & TILE) && (d & INT8) &&
-           syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
-}
-#endif
 
 struct Mode {
     std::string name;
@@ -47,7 +31,7 @@ const std::vector<Mode>& modes() {
         bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512vnni");
-        if (avx512 && has_tiles()) list.push_back({"amx", amx_kernels()});
+        if (avx512 && has_tiles(TILE_INT8)) list.push_back({"amx", amx_kernels()});
         if (avx512) list.push_back({"avx512", avx512_kernels()});
         if (__builtin_cpu_supports("avx2")) list.push_back({"avx2", avx2_kernels()});
 #endif

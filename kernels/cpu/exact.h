@@ -7,10 +7,11 @@
 // instructions and tiles take. What the offset of 128 adds is known from the sum of a panel's row.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
+#include "common.h"
 
 namespace exact {
+
+using namespace cpu;
 
 constexpr int ROWS = 16;
 constexpr int DEPTH = 64;
@@ -22,10 +23,6 @@ constexpr int64_t FLUSH = 256;
 
 // In how many shares a block is fetched while the one before it meets that many panels.
 constexpr int64_t SHARES = 4;
-
-enum class Type { f32, bf16, i64 };
-
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct Panel {
     int8_t* digits;
@@ -61,54 +58,6 @@ struct Product {
     void* out;
     Type out_type;  // i64: the sums themselves
     int64_t out_stride;
-};
-
-struct Norm {
-    const void* x;
-    const void* residual;  // or null
-    const float* weight;
-    const float* bias;  // layer norm
-    void* h;            // the sum with the residual; x where there is none
-    void* y;
-    Type type;
-    int64_t x_stride, residual_stride, width;
-    float eps;
-};
-
-struct Rope {
-    const void* x;
-    const float* angles;  // [T, R] cosines, then sines
-    void* out;
-    Type type;
-    int64_t heads, width, token_stride, head_stride;
-    bool interleaved;
-};
-
-struct Swiglu {
-    const void* x;
-    void* out;
-    Type type;
-    int64_t width, stride;
-};
-
-struct Combine {
-    const void* rows;
-    const int32_t* places;  // [T, k] the row of each slot
-    const float* weights;   // [T, k]
-    const void* shared;     // or null
-    void* out;
-    Type type;
-    int64_t slots, width, row_stride, shared_stride;
-};
-
-struct Route {
-    const float* logits;
-    const float* bias;
-    int32_t* ids;
-    float* weights;
-    int64_t experts, k, groups, kept_groups;
-    bool normalize;
-    float scale;
 };
 
 // Tokens of one sequence against its packed keys.
@@ -198,7 +147,3 @@ const Kernels* avx512_kernels();
 const Kernels* amx_kernels();
 
 }  // namespace exact
-
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define EXACT_X86 1
-#endif

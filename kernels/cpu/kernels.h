@@ -4,26 +4,11 @@
 //
 // Loops are written so that the compiler vectorises them over elements; no sum of floats is.
 
-#define INLINE inline __attribute__((always_inline))
+#include "numbers.h"
 
 // --- numbers ---
 
 constexpr float READ = 0x1p-50f, WRITE = 0x1p-100f;
-constexpr float MAGIC = 0x1.8p23f;  // x + MAGIC - MAGIC rounds |x| <= 2^22 to an integer
-constexpr uint32_t MAGIC_BITS = 0x4B400000, EXPONENT_BITS = 0x7F800000;
-constexpr int NOT_FINITE = 255;
-
-INLINE float as_float(uint32_t bits) { return __builtin_bit_cast(float, bits); }
-INLINE uint32_t as_bits(float x) { return __builtin_bit_cast(uint32_t, x); }
-INLINE double power(int64_t exponent) {
-    return __builtin_bit_cast(double, static_cast<uint64_t>(exponent + 1023) << 52);
-}
-INLINE float small_power(int32_t exponent) {  // in [-126, 127]
-    return as_float(static_cast<uint32_t>(exponent + 127) << 23);
-}
-
-INLINE float wide(float x) { return x; }
-INLINE float wide(uint16_t x) { return as_float(static_cast<uint32_t>(x) << 16); }
 
 INLINE float read(float x) { return __builtin_fabsf(x) < READ ? 0.0f : x; }
 INLINE float write(float x) {
@@ -32,26 +17,6 @@ INLINE float write(float x) {
 }
 INLINE float write(double x) { return write(static_cast<float>(__builtin_fabs(x) < WRITE ? 0.0 : x)); }
 
-// A result of `write` in the output type.
-INLINE void store(float* out, float x) { *out = x; }
-INLINE void store(uint16_t* out, float x) {
-    uint32_t bits = as_bits(x);
-    uint32_t rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
-    *out = static_cast<uint16_t>(x == x ? rounded : 0x7FC0);
-}
-
-INLINE float round_small(float x) { return (x + MAGIC) - MAGIC; }
-INLINE int32_t integer(float x) {  // nearest, for |x| <= 2^22
-    return static_cast<int32_t>(as_bits(x + MAGIC) - MAGIC_BITS);
-}
-
-INLINE float polynomial(float x, float a, float b, float c, float d, float e, float f) {
-    return (((((f * x + e) * x + d) * x + c) * x + b) * x + a) * x + 1.0f;
-}
-INLINE float exp2_fraction(float x) {
-    return polynomial(x, 0x1.62e430p-1f, 0x1.ebfbdcp-3f, 0x1.c6af7ap-5f, 0x1.3b2dd2p-7f,
-                      0x1.5f094ap-10f, 0x1.417abap-13f);
-}
 INLINE float exp(float x) {  // x <= 0 or NaN
     float inside = x < -80.0f ? 0.0f : x;
     float place = inside * 0x1.715476p+0f;
@@ -67,22 +32,7 @@ INLINE float sigmoid(float x) {
     float large = 1.0f / (small + 1.0f);
     return x >= 0.0f ? large : small * large;
 }
-
-// Total order of scores as integers: -0 equals +0, NaN above all.
-INLINE uint32_t order_key(float x) {
-    uint32_t bits = as_bits(x + 0.0f);
-    uint32_t key = bits & 0x80000000 ? ~bits : bits | 0x80000000;
-    return x == x ? key : 0xFFFFFFFF;
-}
-
-// Calls f with a zero of the element type.
-template <class F>
-INLINE void typed(Type type, const F& f) {
-    if (type == Type::bf16)
-        f(uint16_t{});
-    else
-        f(float{});
-}
+INLINE float gate(float x) { return sigmoid(x); }
 
 // --- fixed point ---
 
@@ -412,121 +362,7 @@ void layer_norm(const Norm& norm, int64_t row) {
     });
 }
 
-void rope(const Rope& rope, int64_t token) {
-    typed(rope.type, [&](auto zero) {
-        using T = decltype(zero);
-        int64_t half = rope.width / 2;
-        const float* __restrict cosines = rope.angles + token * rope.width;
-        const float* __restrict sines = cosines + half;
-        auto turn = [&](const T* __restrict x, T* __restrict out, int64_t step, int64_t apart) {
-            for (int64_t j = 0; j < half; ++j) {
-                float a = read(wide(x[j * step])), b = read(wide(x[j * step + apart]));
-                float c = read(cosines[j]), s = read(sines[j]);
-                store(out + j * step, write(a * c - b * s));
-                store(out + j * step + apart, write(b * c + a * s));
-            }
-        };
-        for (int64_t head = 0; head < rope.heads; ++head) {
-            const T* x = static_cast<const T*>(rope.x) + token * rope.token_stride +
-                         head * rope.head_stride;
-            T* out = static_cast<T*>(rope.out) + (token * rope.heads + head) * rope.width;
-            rope.interleaved ? turn(x, out, 2, 1) : turn(x, out, 1, half);
-        }
-    });
-}
-
-void swiglu(const Swiglu& args, int64_t row) {
-    typed(args.type, [&](auto zero) {
-        using T = decltype(zero);
-        const T* __restrict gate = static_cast<const T*>(args.x) + row * args.stride;
-        const T* __restrict up = gate + args.width;
-        T* __restrict out = static_cast<T*>(args.out) + row * args.width;
-        for (int64_t i = 0; i < args.width; ++i) {
-            float g = read(wide(gate[i]));
-            store(out + i, write((g * sigmoid(g)) * read(wide(up[i]))));
-        }
-    });
-}
-
-void combine(const Combine& args, int64_t token) {
-    typed(args.type, [&](auto zero) {
-        using T = decltype(zero);
-        T* __restrict out = static_cast<T*>(args.out) + token * args.width;
-        constexpr int64_t CHUNK = 256;
-        for (int64_t first = 0; first < args.width; first += CHUNK) {
-            int64_t count = args.width - first < CHUNK ? args.width - first : CHUNK;
-            float total[CHUNK] = {};
-            for (int64_t slot = 0; slot < args.slots; ++slot) {
-                int64_t place = args.places[token * args.slots + slot];
-                const T* __restrict from =
-                    static_cast<const T*>(args.rows) + place * args.row_stride + first;
-                float weight = read(args.weights[token * args.slots + slot]);
-                for (int64_t i = 0; i < count; ++i) total[i] = total[i] + read(wide(from[i])) * weight;
-            }
-            if (args.shared) {
-                const T* __restrict from =
-                    static_cast<const T*>(args.shared) + token * args.shared_stride + first;
-                for (int64_t i = 0; i < count; ++i) total[i] = total[i] + read(wide(from[i]));
-            }
-            for (int64_t i = 0; i < count; ++i) store(out + first + i, write(total[i]));
-        }
-    });
-}
-
-// Marks the k largest of n keys with 1, the lowest index first among equals.
-INLINE void mark_best(const uint32_t* keys, int64_t n, int64_t k, uint8_t* marks) {
-    __builtin_memset(marks, 0, n);
-    for (int64_t taken = 0; taken < k; ++taken) {
-        int64_t best = -1;
-        for (int64_t i = 0; i < n; ++i)
-            if (!marks[i] && (best < 0 || keys[i] > keys[best])) best = i;
-        marks[best] = 1;
-    }
-}
-
-void route(const Route& args, int64_t token, float* scratch) {
-    int64_t experts = args.experts;
-    const float* __restrict logits = args.logits + token * experts;
-    float* __restrict scores = scratch;
-    float* __restrict choice = scratch + experts;
-    uint32_t* keys = reinterpret_cast<uint32_t*>(scratch + 2 * experts);
-    uint8_t* marks = reinterpret_cast<uint8_t*>(scratch + 3 * experts);
-    for (int64_t e = 0; e < experts; ++e) {
-        scores[e] = read(sigmoid(logits[e]));
-        choice[e] = scores[e] + read(args.bias[e]);
-    }
-    if (args.groups > 1) {
-        int64_t size = experts / args.groups;
-        for (int64_t g = 0; g < args.groups; ++g) {
-            int64_t top = -1, next = -1;
-            for (int64_t e = g * size; e < (g + 1) * size; ++e) {
-                if (top < 0 || order_key(choice[e]) > order_key(choice[top]))
-                    next = top, top = e;
-                else if (next < 0 || order_key(choice[e]) > order_key(choice[next]))
-                    next = e;
-            }
-            keys[g] = order_key(choice[top] + choice[next]);
-        }
-        mark_best(keys, args.groups, args.kept_groups, marks);
-        for (int64_t e = 0; e < experts; ++e)
-            if (!marks[e / size]) choice[e] = -__builtin_inff();
-    }
-    for (int64_t e = 0; e < experts; ++e) keys[e] = order_key(choice[e]);
-    mark_best(keys, experts, args.k, marks);
-    int32_t* ids = args.ids + token * args.k;
-    float* weights = args.weights + token * args.k;
-    float total = 0.0f;
-    for (int64_t e = 0, slot = 0; e < experts; ++e)
-        if (marks[e]) {
-            ids[slot] = static_cast<int32_t>(e);
-            weights[slot++] = scores[e];
-            total = total + scores[e];
-        }
-    for (int64_t slot = 0; slot < args.k; ++slot) {
-        float weight = args.normalize ? weights[slot] / (total + 1e-20f) : weights[slot];
-        weights[slot] = write(weight * args.scale);
-    }
-}
+#include "elementwise.h"
 
 // --- selection ---
 
@@ -567,42 +403,7 @@ void index_scores(const Index& p, int64_t block, int64_t blocks) {
     p.digits == 2 ? index_range<2>(p, block, blocks) : index_range<3>(p, block, blocks);
 }
 
-// The k-th largest key, 1 <= k <= n, by its digits from the top.
-INLINE uint32_t kth_largest(const uint32_t* keys, int64_t n, int64_t k) {
-    constexpr int shifts[] = {21, 10, 0}, widths[] = {11, 11, 10};
-    uint32_t found = 0;
-    for (int pass = 0; pass < 3; ++pass) {
-        int shift = shifts[pass], width = widths[pass];
-        uint32_t counts[2048] = {};
-        uint32_t mask = (1u << width) - 1;
-        for (int64_t i = 0; i < n; ++i)
-            if (pass == 0 || (keys[i] ^ found) >> (shift + width) == 0)
-                ++counts[(keys[i] >> shift) & mask];
-        uint32_t digit = mask;
-        for (; k > counts[digit]; --digit) k -= counts[digit];
-        found |= digit << shift;
-    }
-    return found;
-}
-
-void topk(const float* scores, int64_t length, int64_t k, int32_t* out, uint32_t* keys) {
-    int64_t taken = 0;
-    if (length <= k) {
-        for (; taken < length; ++taken) out[taken] = static_cast<int32_t>(taken);
-    } else if (k > 0) {
-        for (int64_t i = 0; i < length; ++i) keys[i] = order_key(scores[i]);
-        uint32_t level = kth_largest(keys, length, k);
-        int64_t above = 0;
-        for (int64_t i = 0; i < length; ++i) above += keys[i] > level;
-        for (int64_t i = 0, ties = k - above; taken < k; ++i) {
-            bool tie = keys[i] == level && ties > 0;
-            ties -= tie;
-            out[taken] = static_cast<int32_t>(i);
-            taken += keys[i] > level || tie;
-        }
-    }
-    for (; taken < k; ++taken) out[taken] = -1;
-}
+#include "topk.h"
 
 // --- attention ---
 

@@ -1,46 +1,15 @@
 #include "ops.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <exception>
-#include <new>
 #include <stdexcept>
 #include <vector>
 
+#include "buffer.h"
 #include "pool.h"
 
 namespace exact {
 namespace {
-
-constexpr int64_t KEPT = 64 << 20;  // bytes of scratch that outlive a call
-
-// Aligned memory that grows and is not initialised.
-template <class T>
-class Buffer {
-   public:
-    Buffer() = default;
-    Buffer(const Buffer&) = delete;
-    ~Buffer() { std::free(data_); }
-
-    T* need(int64_t count) {
-        if (count > size_) {
-            std::free(data_);
-            size_ = 0;
-            size_t bytes = ceil_div(std::max<int64_t>(count, 1) * sizeof(T), 64) * 64;
-            data_ = static_cast<T*>(std::aligned_alloc(64, bytes));
-            if (!data_) throw std::bad_alloc();
-            size_ = count;
-        }
-        return data_;
-    }
-    void trim() {
-        if (size_ * static_cast<int64_t>(sizeof(T)) > KEPT) std::free(data_), data_ = nullptr, size_ = 0;
-    }
-
-   private:
-    T* data_ = nullptr;
-    int64_t size_ = 0;
-};
 
 // Rows of activations as panels.
 struct Panels {
@@ -68,8 +37,6 @@ struct Group {
     int64_t matrix;
     char* out;
 };
-
-int64_t size_of(Type type) { return type == Type::bf16 ? 2 : type == Type::f32 ? 4 : 8; }
 
 struct Piece {
     int64_t group, panel, panels, block, blocks;
@@ -129,15 +96,6 @@ void multiply(Run run, const std::vector<Group>& groups, Type type, const Weight
 }
 
 }  // namespace
-
-const void* Paged::row(int64_t token, int64_t position) const {
-    int64_t page = position / page_size, own = sequence[token];
-    if (own < 0 || own >= sequences || position < 0 || page >= pages)
-        throw std::out_of_range("a position outside of the page table");
-    int64_t slot = table[own * pages + page] * page_size + position % page_size;
-    if (slot < 0 || slot >= cache.shape[0]) throw std::out_of_range("a page outside of the cache");
-    return cache.at(slot);
-}
 
 void pack_weights(Run run, const Array& w, int digits, const int64_t* exponents, uint8_t* blocks,
                   double* units) {

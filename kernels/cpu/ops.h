@@ -2,6 +2,7 @@
 // would read outside of a cache is checked here.
 #pragma once
 
+#include "arrays.h"
 #include "exact.h"
 
 namespace exact {
@@ -11,37 +12,12 @@ struct Run {
     int threads;
 };
 
-// A strided array of up to three dimensions whose last one is contiguous; strides in elements.
-struct Array {
-    const void* data;
-    Type type;
-    int64_t shape[3];
-    int64_t stride[3];
-
-    const char* at(int64_t i, int64_t j = 0) const {
-        int64_t size = type == Type::bf16 ? 2 : type == Type::f32 ? 4 : 8;
-        return static_cast<const char*>(data) + (i * stride[0] + j * stride[1]) * size;
-    }
-};
-
 // Matrices [E, N, K] as blocks, with units [E, 16 * ceil(N / 16)].
 struct Weights {
     const uint8_t* blocks;
     const double* units;
     int64_t count, rows, length;
     int digits;
-};
-
-struct Paged {
-    Array cache;  // [slots, W]
-    int64_t page_size;
-    const int32_t* table;  // [B, P]
-    int64_t sequences, pages;
-    const int32_t* sequence;  // [T]
-    const int32_t* lengths;   // [T]
-    int64_t tokens;
-
-    const void* row(int64_t token, int64_t position) const;
 };
 
 void pack_weights(Run run, const Array& w, int digits, const int64_t* exponents, uint8_t* blocks,

@@ -7,10 +7,10 @@
 #include <mutex>
 #include <thread>
 
-namespace exact {
+namespace cpu {
 namespace {
 
-constexpr int SPINS = 400;  // some 20 microseconds: the next phase of the same op
+constexpr int SPINS = 1500;  // some 100 microseconds: the next phase of an op, or the next op
 
 void pause() {
 #if defined(__x86_64__)
@@ -103,4 +103,4 @@ void run(int threads, int64_t items, Task task, const void* context) {
     for (int64_t item = 0; item < items; ++item) task(context, item, 0);
 }
 
-}  // namespace exact
+}  // namespace cpu

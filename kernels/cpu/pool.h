@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-namespace exact {
+namespace cpu {
 
 using Task = void (*)(const void* context, int64_t item, int worker);
 
@@ -20,4 +20,4 @@ void each(int threads, int64_t items, const F& f) {
         &f);
 }
 
-}  // namespace exact
+}  // namespace cpu

@@ -5,7 +5,7 @@ from importlib.metadata import EntryPoint, entry_points
 import faults
 
 from glm5_hal import Backend
-from glm5_hal.backends.cpu.exact import exact_backend
+from glm5_hal.backends.cpu.profiles import exact_backend
 from glm5_hal.conformance.bisect.planting import plant
 
 Planted: type[Backend] = Backend

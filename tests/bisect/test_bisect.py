@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from glm5_hal import Backend, Runtime, Weight, open_runtime, registry
-from glm5_hal.backends.cpu.exact import exact_backend
+from glm5_hal.backends.cpu.profiles import exact_backend
 from glm5_hal.conformance.bisect import layout, reducing
 from glm5_hal.conformance.bisect.asking import Asker
 from glm5_hal.conformance.bisect.explaining import Verdict

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from glm5_hal import HalError, Runtime, WeightRole
+from glm5_hal import HalError, Numerics, Runtime, WeightRole
+from glm5_hal.backends.cpu.backend import CpuBackend
 from glm5_hal.model.checkpoint import Checkpoint, Storage, dequantize
 from glm5_hal.model.config import ModelConfig
 from glm5_hal.model.generate import sequence_logits
@@ -17,9 +18,16 @@ from glm5_hal.model.glm5 import GLM5
 from glm5_hal.model.load import load_model
 from glm5_hal.model.tensors import expected_tensors
 from glm5_hal.model.weights import Mlp, Moe
+from glm5_hal.plan import make_plan
 from glm5_hal.rope_table import rope_table
 
 NewCheckpoint = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Runtime:
+    """Of a class that keeps weights as they come."""
+    return Runtime(make_plan(CpuBackend, 0, Numerics.FAST), CpuBackend())
 
 
 @pytest.fixture(scope="module", params=["fp8", "bf16", "fp32"])

@@ -18,9 +18,15 @@ INTEGERS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
 
 
 def call(op: Op[..., Any], *args: Any, runtime: Runtime = RUNTIME, **kwargs: Any) -> Any:
-    """An op on the CPU backend."""
+    """An op on the CPU backend; weights come plain and are prepared for the call."""
+
+    def prepared(value: Any) -> Any:
+        if not isinstance(value, Weight):
+            return value
+        return runtime.prepare_weight(value.role, value.tensor)
+
     with runtime:
-        return op(*args, **kwargs)
+        return op(*map(prepared, args), **{key: prepared(value) for key, value in kwargs.items()})
 
 
 def bits(tensor: Tensor) -> Tensor:
@@ -59,7 +65,7 @@ class Inputs:
     def weight(
         self, role: WeightRole, *shape: int, dtype: torch.dtype = torch.float32, scale: float = 1.0
     ) -> Weight:
-        """A normal weight as the CPU backend keeps it."""
+        """A normal weight."""
         return kept(role, self.normal(*shape, dtype=dtype, scale=scale))
 
     def vector(self, width: int, around: float = 1.0) -> Weight:
@@ -73,8 +79,8 @@ class Inputs:
 
 
 def kept(role: WeightRole, tensor: Tensor) -> Weight:
-    """`tensor` as the CPU backend keeps it."""
-    return RUNTIME.prepare_weight(role, tensor)
+    """`tensor` as a plain weight, which references take as well."""
+    return Weight(role, tuple(tensor.shape), tensor.dtype, tensor)
 
 
 def empty_cache(

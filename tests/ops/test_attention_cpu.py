@@ -51,9 +51,11 @@ def all_positions(lengths: list[int], width: int) -> Tensor:
 
 
 def attention_bound(
-    query: Tensor, rows: Tensor, scale: float, exact: Tensor, latent: int
+    query: Tensor, rows: Tensor, scale: float, exact: Tensor, latent: int, dtype: torch.dtype
 ) -> Tensor:
     """On one token's result [H, C], before its rounding.
+
+    Weights may be rounded to `dtype` before they multiply the rows, as ATTENTION-1 says.
 
     A score is off by its contraction, the scale and the subtraction of the maximum; a weight by
     as much, and by exp, relative. Every tile of 128 rows rescales by one more such factor. The
@@ -65,7 +67,9 @@ def attention_bound(
     tiles = -(-rows.shape[0] // 128)
     relative = (1 + tiles) * (off + 4 * U) + gamma(rows.shape[0] + tiles)
     weights = torch.softmax(query @ rows.T * scale, dim=-1)
-    return 2.1 * relative * (weights @ rows[:, :latent].abs()) + U * exact.abs()
+    narrowed = ROUNDOFF[dtype] if dtype == torch.bfloat16 else 0.0
+    spread = weights @ rows[:, :latent].abs()
+    return (2.1 * relative + narrowed) * spread + U * exact.abs()
 
 
 @by_dtype
@@ -81,7 +85,7 @@ def test_latent_attention(dtype: torch.dtype, selected: bool) -> None:
         rows = case.rows[case.sequence[token]][:length].double()
         if indices is not None:
             rows = rows[indices[token][indices[token] >= 0].long()]
-        error = attention_bound(query[token], rows, 0.2, exact[token], case.latent)
+        error = attention_bound(query[token], rows, 0.2, exact[token], case.latent, dtype)
         assert_within(found[token], exact[token], rounded(error, exact[token], dtype))
 
 
@@ -186,7 +190,7 @@ def test_mla(dtype: torch.dtype, op: Any, selected: bool) -> None:
         content = weights @ rows[:, :latent].abs()
         # scores move by at most `shift`, weights by twice as much relative
         shift = (off @ rows[:, :latent].abs().T * 0.2).amax(-1, keepdim=True)
-        inner = attention_bound(largest, rows.abs(), 0.2, content, latent)
+        inner = attention_bound(largest, rows.abs(), 0.2, content, latent, dtype)
         middle = (torch.expm1(2 * shift) + r) * content + 2 * inner
         spread = torch.einsum("hc,hvc->hv", content + middle, v.abs())
         error = torch.einsum("hc,hvc->hv", middle, v.abs()) + gamma(latent) * spread

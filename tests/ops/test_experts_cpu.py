@@ -70,14 +70,21 @@ def sigmoid(x: float) -> float:
     return float(torch.sigmoid(torch.tensor(x, dtype=torch.float64)))
 
 
+def single(x: float) -> float:
+    """`x` rounded to float32."""
+    return float(torch.tensor(x, dtype=torch.float32))
+
+
 def route(
     logits: list[float], bias: list[float], k: int, groups: int, kept_groups: int
 ) -> tuple[list[int], list[float]]:
-    """Ids and unnormalised weights of one token, from plain numbers."""
+    """Ids and unnormalised weights of one token; what is compared is in float32."""
     scores = [sigmoid(x) for x in logits]
-    choice = [s + b for s, b in zip(scores, bias, strict=True)]
+    choice = [single(single(s) + b) for s, b in zip(scores, bias, strict=True)]
     size = len(logits) // groups
-    group_score = [sum(sorted(choice[g * size : (g + 1) * size])[-2:]) for g in range(groups)]
+    group_score = [
+        single(sum(sorted(choice[g * size : (g + 1) * size])[-2:])) for g in range(groups)
+    ]
     best = sorted(range(groups), key=lambda g: (-group_score[g], g))[:kept_groups]
     allowed = [e for e in range(len(logits)) if groups == 1 or e // size in best]
     ids = sorted(sorted(allowed, key=lambda e: (-choice[e], e))[:k])

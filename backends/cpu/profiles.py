@@ -1,4 +1,4 @@
-"""Which class answers in the exact profile on this machine."""
+"""Which class answers in each profile on this machine."""
 
 from glm5_hal import Backend
 from glm5_hal.backends.cpu.portable import CpuPortable
@@ -11,3 +11,12 @@ def exact_backend() -> type[Backend]:
     except ImportError:
         return CpuPortable
     return CpuCompiled
+
+
+def fast_backend(plain: type[Backend]) -> type[Backend]:
+    """The compiled kernels where they were built, else `plain` torch."""
+    try:
+        from glm5_hal.backends.cpu.fast import CpuFast
+    except ImportError:
+        return plain
+    return CpuFast
