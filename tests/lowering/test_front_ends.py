@@ -35,7 +35,7 @@ FAKE = FakeFrontEnd()
 
 
 def kernel(function: Callable[[], Any], name: str = "a/b") -> Kernel:
-    attributes = {"op": "a", "profile": Numerics.EXACT, "grid": (1, 1, 1)}
+    attributes = {"op": "a", "profile": Numerics.EXACT, "grid": (1, 1, 1), "options": {}}
     return cast("Kernel", SimpleNamespace(name=name, function=function, **attributes))
 
 

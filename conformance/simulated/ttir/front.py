@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from glm5_hal.conformance.audit.targets import targets
 from glm5_hal.conformance.simulated.build import cache_folder
 from glm5_hal.conformance.simulated.habits import TritonHabits
 from glm5_hal.conformance.simulated.ttir.errors import TtirError
 
-ARCH = 80
+TARGET = "sm_80"
 """A target that the compiler has: TTIR is made before anything depends on it."""
 
 
@@ -87,7 +88,8 @@ def _compiled(bound: Bound, habits: TritonHabits) -> str:
     from triton.compiler import ASTSource, CompilationError, make_backend
 
     source = ASTSource(bound.kernel, dict(bound.signature), dict(bound.constants), {})
-    target = GPUTarget("cuda", ARCH, 32)
+    chip = targets()[TARGET]
+    target = GPUTarget(chip.backend, chip.arch, chip.warp_size)
     backend = make_backend(target)
     options = backend.parse_options(
         {
@@ -104,5 +106,5 @@ def _compiled(bound: Bound, habits: TritonHabits) -> str:
         module = source.make_ir(target, options, generators, backend.get_module_map(), context)
     except CompilationError as error:
         raise TtirError(f"{bound.kernel.__name__} does not compile: {error}") from error
-    made = backend.make_ttir(module, {}, options, ARCH)
+    made = backend.make_ttir(module, {}, options, chip.arch)
     return str(made.str_nodebug())
