@@ -43,9 +43,12 @@ class TorchDeviceBackend(DescribedDeviceBackend, TorchTritonBackend):
     @functools.cache
     def _targets(cls) -> dict[str, Target]:
         file = cls._tile_file(0)
+        own = read_target(cls._package, file)
+        portable = read_target(*PORTABLE)
+        # the chip's limits hold for any tiles
         return {
-            file.removesuffix(".yaml"): read_target(cls._package, file),
-            "portable": read_target(*PORTABLE),
+            file.removesuffix(".yaml"): own,
+            "portable": replace(own, name=portable.name, tiles=portable.tiles),
         }
 
     @classmethod

@@ -247,3 +247,20 @@ def test_tiles_follow_the_capability() -> None:
     old = chip(Around(GOOD), namespace(((0, 9),)))
     with pytest.raises(BackendUnavailable, match=r"capability \(0, 9\); tiles begin with"):
         old._targets()
+
+
+@pytest.mark.parametrize(
+    "package", [f"glm5_hal.backends.{path.parent.name}" for path in YAMLS], ids=lambda p: p[18:]
+)
+def test_the_chips_limits_hold_for_portable_tiles(
+    package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = next(iter(read_descriptor(package).tiles.values()))
+    backend = chip(Around(GOOD), namespace())
+    monkeypatch.setattr(backend, "_package", package)
+    monkeypatch.setattr(backend, "_tile_file", lambda index: file)
+    own, portable = backend._targets.__wrapped__(backend).values()
+    limits = ("warp_size", "max_warps", "shared_memory", "grid_limit", "barriers", "wide_integers")
+    for limit in limits:
+        assert getattr(portable, limit) == getattr(own, limit)
+    assert portable.tiles.keys() >= own.tiles.keys()
