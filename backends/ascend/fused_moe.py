@@ -8,7 +8,7 @@ from torch import Tensor
 
 from glm5_hal import Backend, Weight
 from glm5_hal.backends.ascend.records import Facts, name_of
-from glm5_hal.ops.moe_route import TINY_TOTAL
+from glm5_hal.backends.torch_triton.fused_calls import weighed
 
 _TOP_TWO, _NORM_FIRST, _SIGMOID = 1, 0, 1
 """npu_moe_gating_top_k: a group's score, the only renorm there is, the kind of norm."""
@@ -64,13 +64,7 @@ def moe_route(
         out_flag=True,
     )
     ids = chosen.sort(dim=-1).values
-    weights = scores.gather(1, ids.long())
-    if normalize:
-        total = weights[:, :1]
-        for slot in range(1, k):  # one by one: the order of a sum over k may follow the shape
-            total = total + weights[:, slot : slot + 1]
-        weights = weights / (total + TINY_TOTAL)
-    return ids, weights * scale
+    return ids, weighed(scores.gather(1, ids.long()), normalize, scale)
 
 
 def moe_dispatch_facts(x: Tensor, ids: Tensor, experts: int) -> Facts:

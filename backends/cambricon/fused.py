@@ -6,9 +6,6 @@ had of it. Its norms are published with weights of the activations' dtype; the c
 float32.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 from torch import Tensor
 
 from glm5_hal import Backend, Weight
@@ -19,29 +16,18 @@ TORCH_MLU_OPS = Library("torch_mlu_ops", "the vendor's wheel for this torch_mlu"
 SOURCE = "Cambricon/vllm-mlu@b992520, vllm_mlu/_mlu_ops.py"
 
 
-def moe_route(
-    function: Callable[..., Any],
-    backend: Backend,
-    logits: Tensor,
-    bias: Weight,
-    k: int,
-    n_group: int,
-    topk_group: int,
-    normalize: bool,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
-    """The library chooses; the weights are computed as the contract says. One group is none."""
-    if not logits.shape[0]:
-        return calls.nothing_routed(logits, k)
-    groups = (n_group, topk_group) if n_group > 1 else (-1, 0)
-    _, ids = function(
-        logits.contiguous(), k, False, *groups, route_scale=1.0, score_bias=bias.tensor
-    )
-    return calls.routed(logits, ids, normalize, scale)
+@calls.router
+def moe_route(function: calls.Function, asked: calls.Routing) -> Tensor:
+    """The weights that it computes as well are not used. One group is none."""
+    groups = (asked.n_group, asked.topk_group) if asked.n_group > 1 else (-1, 0)
+    ids: Tensor = function(
+        asked.logits, asked.k, False, *groups, route_scale=1.0, score_bias=asked.bias
+    )[1]
+    return ids
 
 
 def grouped_linear(
-    function: Callable[..., Any], backend: Backend, x: Tensor, w: Weight, offsets: Tensor
+    function: calls.Function, backend: Backend, x: Tensor, w: Weight, offsets: Tensor
 ) -> Tensor:
     """Rows stand by expert already; it is told how many each has, and at most."""
     if not x.shape[0]:
@@ -52,7 +38,7 @@ def grouped_linear(
     return out
 
 
-def swiglu(function: Callable[..., Any], backend: Backend, gate_up: Tensor) -> Tensor:
+def swiglu(function: calls.Function, backend: Backend, gate_up: Tensor) -> Tensor:
     """The gate's half stands first in both."""
     if not gate_up.numel():
         return gate_up.new_empty(gate_up.shape[0], gate_up.shape[1] // 2)

@@ -3,13 +3,9 @@
 Only what takes bfloat16 has a place: the contract's caches hold no quantised rows.
 """
 
-from collections.abc import Callable
-from typing import Any
-
-import torch
 from torch import Tensor
 
-from glm5_hal import Backend, Cache, PagedContext, Weight
+from glm5_hal import Backend
 from glm5_hal.backends.torch_triton import fused_calls as calls
 from glm5_hal.backends.torch_triton.device import TorchDeviceBackend
 from glm5_hal.backends.torch_triton.fused import Fused, Library
@@ -31,93 +27,43 @@ def _indexes_bfloat16(backend: type[TorchDeviceBackend]) -> str | None:
     return f"device 0 is {FLOAT8_ONLY}, where every published call of the indexer takes float8"
 
 
-def latent_attention(
-    function: Callable[..., Any],
-    backend: Backend,
-    q_latent: Tensor,
-    q_rope: Tensor,
-    cache: Cache,
-    context: PagedContext,
-    scale: float,
-    indices: Tensor,
-) -> Tensor:
+@calls.attention
+def latent_attention(function: calls.Function, asked: calls.SparseQuery) -> Tensor:
     """Heads are filled up to 64, as the plug-in does."""
-    return calls.flash_mla_sparse(
-        function, q_latent, q_rope, cache, context, scale, indices, heads=64
-    )
+    return calls.flash_mla_sparse(function, asked, heads=64)
 
 
-def index_scores(
-    function: Callable[..., Any],
-    backend: Backend,
-    q: Tensor,
-    w: Tensor,
-    keys: Cache,
-    context: PagedContext,
-    scale: float,
-) -> Tensor:
+@calls.indexer
+def index_scores(function: calls.Function, backend: Backend, paged: calls.PagedQuery) -> Tensor:
     """The paged form, each token a sequence of its own, without metadata, nothing cleaned."""
-    if not q.shape[0]:
-        return w.new_empty(0, context.max_length)
-    paged = calls.paged_query(q, w, keys, context, scale)
-    scores = function(
+    scores: Tensor = function(
         paged.q, paged.keys, paged.weights, paged.lengths, paged.table, None, paged.width, False
     )
-    return calls.visible_scores(scores, context)
+    return scores
 
 
-def topk(
-    function: Callable[..., Any], backend: Backend, scores: Tensor, lengths: Tensor, k: int
-) -> Tensor:
-    """Rows from 0 to their lengths, into a buffer of -1, then sorted."""
-    chosen = torch.full((scores.shape[0], k), -1, dtype=torch.int32, device=scores.device)
-    if chosen.numel() and scores.shape[1]:
-        scores = scores.contiguous()
-        function(
-            scores,
-            torch.zeros_like(lengths),
-            lengths.contiguous(),
-            chosen,
-            scores.shape[0],
-            scores.stride(0),
-            scores.stride(1),
-            k,
-        )
-    return calls.ascending(chosen)
+@calls.chooser
+def topk(function: calls.Function, rows: calls.Rows) -> None:
+    """Rows from 0 to their lengths."""
+    count, k = rows.chosen.shape
+    strides = rows.scores.stride()
+    function(rows.scores, rows.starts, rows.ends, rows.chosen, count, *strides, k)
 
 
-def moe_route(
-    function: Callable[..., Any],
-    backend: Backend,
-    logits: Tensor,
-    bias: Weight,
-    k: int,
-    n_group: int,
-    topk_group: int,
-    normalize: bool,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
-    """The library chooses; it always normalises, so its weights are not used."""
-    if not logits.shape[0]:
-        return calls.nothing_routed(logits, k)
-    _, ids = function(logits.contiguous(), bias.tensor, n_group, topk_group, k, 0, 1.0)
-    return calls.routed(logits, ids, normalize, scale)
+@calls.router
+def moe_route(function: calls.Function, asked: calls.Routing) -> Tensor:
+    """It always normalises, so its weights are not used."""
+    groups = (asked.n_group, asked.topk_group)
+    ids: Tensor = function(asked.logits, asked.bias, *groups, asked.k, 0, 1.0)[1]
+    return ids
 
 
-def _route_obstacle(
-    backend: Backend,
-    logits: Tensor,
-    bias: Weight,
-    k: int,
-    n_group: int,
-    topk_group: int,
-    normalize: bool,
-    scale: float,
-) -> str | None:
-    experts = logits.shape[1]
-    if experts > n_group and experts % n_group == 0:
+@calls.router_obstacle
+def _route_obstacle(asked: calls.Routing) -> str | None:
+    experts, groups = asked.experts, asked.n_group
+    if experts > groups and experts % groups == 0:
         return None
-    return f"{experts} experts in {n_group} groups; it takes equal groups of several"
+    return f"{experts} experts in {groups} groups; it takes equal groups of several"
 
 
 FUSED = (

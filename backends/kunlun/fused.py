@@ -6,13 +6,10 @@ no place for it. Of ``rmsnorm`` two published calls disagree on the order of the
 for single queries leaves no such question.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from glm5_hal import Backend, Cache, PagedContext, Weight
+from glm5_hal import Backend
 from glm5_hal.backends.torch_triton import fused_calls as calls
 from glm5_hal.backends.torch_triton.fused import Fused, Library
 
@@ -23,31 +20,21 @@ STATISTIC_BLOCKS = 12
 """Rows of the counts that the router also fills; nothing here reads them."""
 
 
-def latent_attention(
-    function: Callable[..., Any],
-    backend: Backend,
-    q_latent: Tensor,
-    q_rope: Tensor,
-    cache: Cache,
-    context: PagedContext,
-    scale: float,
-    indices: Tensor,
-) -> Tensor:
+@calls.attention
+def latent_attention(function: calls.Function, asked: calls.SparseQuery) -> Tensor:
     """Each token is a sequence of one query. The call wants the lengths on the host as well."""
-    tokens, heads, latent = q_latent.shape
-    out = torch.zeros_like(q_latent)
-    if not tokens:
-        return out
-    sums = torch.zeros(2, tokens, 1, heads, dtype=torch.float32, device=q_latent.device)
-    lengths = context.lengths.contiguous()
+    tokens, heads, latent = asked.q_latent.shape
+    out = torch.zeros_like(asked.q_latent)
+    sums = torch.zeros(2, tokens, 1, heads, dtype=torch.float32, device=out.device)
+    lengths = asked.context.lengths.contiguous()
     function(
-        q_c=calls.sparse_query(q_latent, q_rope).unsqueeze(1),
-        kv_cache=cache.tensor,
-        indices=calls.sparse_slots(context, cache.page_size, indices).unsqueeze(1),
+        q_c=asked.query().unsqueeze(1),
+        kv_cache=asked.cache.tensor,
+        indices=asked.slots().unsqueeze(1),
         kv_lod_cpu=lengths.cpu(),
         kv_lod_xpu=lengths,
-        max_seq_kv=context.max_length,
-        softmax_scale=scale,
+        max_seq_kv=asked.context.max_length,
+        softmax_scale=asked.scale,
         out=out.view(tokens, 1, heads, latent),
         max_logits=sums[0],
         p_sums=sums[1],
@@ -55,57 +42,41 @@ def latent_attention(
     return out
 
 
-def topk(
-    function: Callable[..., Any], backend: Backend, scores: Tensor, lengths: Tensor, k: int
-) -> Tensor:
-    """Rows from 0 to their lengths, into a buffer of -1, then sorted."""
-    chosen = torch.full((scores.shape[0], k), -1, dtype=torch.int32, device=scores.device)
-    if chosen.numel() and scores.shape[1]:
-        scores = scores.contiguous()
-        function(
-            logits=scores,
-            srcIndices=chosen,
-            numRows=scores.shape[0],
-            stride0=scores.stride(0),
-            stride1=scores.stride(1),
-            topK=k,
-            rowStarts=torch.zeros_like(lengths),
-            rowEnds=lengths.contiguous(),
-            seqLens=None,
-            next_n=None,
-        )
-    return calls.ascending(chosen)
+@calls.chooser
+def topk(function: calls.Function, rows: calls.Rows) -> None:
+    """Rows from 0 to their lengths."""
+    function(
+        logits=rows.scores,
+        srcIndices=rows.chosen,
+        numRows=rows.chosen.shape[0],
+        stride0=rows.scores.stride(0),
+        stride1=rows.scores.stride(1),
+        topK=rows.chosen.shape[1],
+        rowStarts=rows.starts,
+        rowEnds=rows.ends,
+        seqLens=None,
+        next_n=None,
+    )
 
 
-def moe_route(
-    function: Callable[..., Any],
-    backend: Backend,
-    logits: Tensor,
-    bias: Weight,
-    k: int,
-    n_group: int,
-    topk_group: int,
-    normalize: bool,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
-    """The library chooses; it always normalises, so its weights are not used."""
-    tokens, experts = logits.shape
-    ids = torch.empty(tokens, k, dtype=torch.int32, device=logits.device)
-    if tokens:
-        function(
-            x=logits.contiguous(),
-            topk_index=ids,
-            norm_score=torch.empty_like(ids, dtype=torch.float32),
-            block_static=ids.new_zeros(STATISTIC_BLOCKS, experts),
-            bias=bias.tensor,
-            scale=1.0,
-            n_group=n_group,
-            topk_group=topk_group,
-        )
-    return calls.routed(logits, ids, normalize, scale)
+@calls.router
+def moe_route(function: calls.Function, asked: calls.Routing) -> Tensor:
+    """It always normalises, so its weights are not used."""
+    ids = asked.logits.new_empty(asked.logits.shape[0], asked.k, dtype=torch.int32)
+    function(
+        x=asked.logits,
+        topk_index=ids,
+        norm_score=torch.empty_like(ids, dtype=torch.float32),
+        block_static=ids.new_zeros(STATISTIC_BLOCKS, asked.experts),
+        bias=asked.bias,
+        scale=1.0,
+        n_group=asked.n_group,
+        topk_group=asked.topk_group,
+    )
+    return ids
 
 
-def swiglu(function: Callable[..., Any], backend: Backend, gate_up: Tensor) -> Tensor:
+def swiglu(function: calls.Function, backend: Backend, gate_up: Tensor) -> Tensor:
     """The gate's half stands first in both."""
     out = gate_up.new_empty(gate_up.shape[0], gate_up.shape[1] // 2)
     if out.numel():

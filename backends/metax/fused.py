@@ -6,12 +6,9 @@ them. Its int8 and float8 indexers have none either, the contract's caches are n
 """
 
 import importlib
-from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor
 
-from glm5_hal import Cache, PagedContext, Weight
 from glm5_hal.backends.torch_triton import fused_calls as calls
 from glm5_hal.backends.torch_triton.fused import Fused, FusedBackend, Library
 
@@ -25,42 +22,23 @@ LARGEST = 32
 """Groups, and experts of a token, that the router's source allows."""
 
 
-def latent_attention(
-    function: Callable[..., Any],
-    backend: FusedBackend,
-    q_latent: Tensor,
-    q_rope: Tensor,
-    cache: Cache,
-    context: PagedContext,
-    scale: float,
-    indices: Tensor,
-) -> Tensor:
+@calls.attention
+def latent_attention(function: calls.Function, asked: calls.SparseQuery) -> Tensor:
     """Heads are filled up to 64, as the plug-in does."""
-    return calls.flash_mla_sparse(
-        function, q_latent, q_rope, cache, context, scale, indices, heads=64
-    )
+    return calls.flash_mla_sparse(function, asked, heads=64)
 
 
+@calls.indexer
 def index_scores(
-    function: Callable[..., Any],
-    backend: FusedBackend,
-    q: Tensor,
-    w: Tensor,
-    keys: Cache,
-    context: PagedContext,
-    scale: float,
+    function: calls.Function, backend: FusedBackend, paged: calls.PagedQuery
 ) -> Tensor:
     """The paged form, each token a sequence of its own; lengths are [T, 1], nothing is cleaned."""
-    if not q.shape[0]:
-        return w.new_empty(0, context.max_length)
-    paged = calls.paged_query(q, w, keys, context, scale)
     lengths = paged.lengths.unsqueeze(1)
+    properties = backend._namespace().get_device_properties(backend.index)
     schedule = importlib.import_module("deep_gemm").get_paged_mqa_logits_metadata(
-        lengths,
-        keys.page_size,
-        backend._namespace().get_device_properties(backend.index).multi_processor_count,
+        lengths, paged.keys.shape[1], properties.multi_processor_count
     )
-    scores = function(
+    scores: Tensor = function(
         paged.q,
         paged.keys,
         paged.weights,
@@ -70,40 +48,24 @@ def index_scores(
         paged.width,
         clean_logits=False,
     )
-    return calls.visible_scores(scores, context)
+    return scores
 
 
-def moe_route(
-    function: Callable[..., Any],
-    backend: FusedBackend,
-    logits: Tensor,
-    bias: Weight,
-    k: int,
-    n_group: int,
-    topk_group: int,
-    normalize: bool,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
-    """The library chooses; the weights are computed as the contract says."""
-    if not logits.shape[0]:
-        return calls.nothing_routed(logits, k)
-    _, ids = function(logits.contiguous(), n_group, topk_group, k, False, 1.0, bias.tensor, SIGMOID)
-    return calls.routed(logits, ids, normalize, scale)
+@calls.router
+def moe_route(function: calls.Function, asked: calls.Routing) -> Tensor:
+    """The weights that it computes as well are not used."""
+    groups = (asked.n_group, asked.topk_group)
+    ids: Tensor = function(asked.logits, *groups, asked.k, False, 1.0, asked.bias, SIGMOID)[1]
+    return ids
 
 
-def _route_obstacle(
-    backend: FusedBackend,
-    logits: Tensor,
-    bias: Weight,
-    k: int,
-    n_group: int,
-    topk_group: int,
-    normalize: bool,
-    scale: float,
-) -> str | None:
-    if n_group > LARGEST or k > LARGEST:
-        return f"{n_group} groups, {k} experts a token; it takes up to {LARGEST} of either"
-    return calls.groups_obstacle(backend, logits, bias, k, n_group, topk_group, normalize, scale)
+@calls.router_obstacle
+def _route_obstacle(asked: calls.Routing) -> str | None:
+    if asked.n_group > LARGEST or asked.k > LARGEST:
+        return (
+            f"{asked.n_group} groups, {asked.k} experts a token; it takes up to {LARGEST} of either"
+        )
+    return calls.uneven(asked)
 
 
 FUSED = (

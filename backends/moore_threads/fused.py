@@ -4,13 +4,10 @@ Its indexer takes float8 queries and keys only. The contract's caches hold bfloa
 and INDEX-SCORES-1 multiplies what they hold: there is no place for it.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from glm5_hal import Backend, Cache, PagedContext, Weight
+from glm5_hal import Backend, Weight
 from glm5_hal.backends.torch_triton import fused_calls as calls
 from glm5_hal.backends.torch_triton.device import TorchDeviceBackend
 from glm5_hal.backends.torch_triton.fused import Fused, Library
@@ -32,68 +29,40 @@ def _device(backend: type[TorchDeviceBackend]) -> str | None:
     return None if found == CAPABILITY else f"device 0 has capability {found}, MATE takes (3, 1)"
 
 
-def latent_attention(
-    function: Callable[..., Any],
-    backend: Backend,
-    q_latent: Tensor,
-    q_rope: Tensor,
-    cache: Cache,
-    context: PagedContext,
-    scale: float,
-    indices: Tensor,
-) -> Tensor:
+@calls.attention
+def latent_attention(function: calls.Function, asked: calls.SparseQuery) -> Tensor:
     """The kernel fills up the heads by itself."""
-    return calls.flash_mla_sparse(
-        function, q_latent, q_rope, cache, context, scale, indices, heads=1
-    )
+    return calls.flash_mla_sparse(function, asked, heads=1)
 
 
-def moe_route(
-    function: Callable[..., Any],
-    backend: Backend,
-    logits: Tensor,
-    bias: Weight,
-    k: int,
-    n_group: int,
-    topk_group: int,
-    normalize: bool,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
-    """The library chooses; its weights, normalised without the contract's 1e-20, are not used."""
-    if not logits.shape[0]:
-        return calls.nothing_routed(logits, k)
-    _, ids = function(
-        input=logits.contiguous(),
-        bias=bias.tensor,
-        num_expert_group=n_group,
-        topk_group=topk_group,
-        topk=k,
+@calls.router
+def moe_route(function: calls.Function, asked: calls.Routing) -> Tensor:
+    """Its weights, normalised without the contract's 1e-20, are not used."""
+    ids: Tensor = function(
+        input=asked.logits,
+        bias=asked.bias,
+        num_expert_group=asked.n_group,
+        topk_group=asked.topk_group,
+        topk=asked.k,
         num_fused_shared_experts=0,
         routed_scaling_factor=1.0,
         renormalize=False,
         apply_routed_scaling_factor_on_output=False,
-    )
-    return calls.routed(logits, ids, normalize, scale)
+    )[1]
+    return ids
 
 
-def _route_obstacle(
-    backend: Backend,
-    logits: Tensor,
-    bias: Weight,
-    k: int,
-    n_group: int,
-    topk_group: int,
-    normalize: bool,
-    scale: float,
-) -> str | None:
-    experts = logits.shape[1]
-    if (experts, n_group) in ROUTERS:
+@calls.router_obstacle
+def _route_obstacle(asked: calls.Routing) -> str | None:
+    if (asked.experts, asked.n_group) in ROUTERS:
         return None
-    return f"{experts} experts in {n_group} groups; it has no kernel of its own for these"
+    return (
+        f"{asked.experts} experts in {asked.n_group} groups; it has no kernel of its own for these"
+    )
 
 
 def grouped_linear(
-    function: Callable[..., Any], backend: Backend, x: Tensor, w: Weight, offsets: Tensor
+    function: calls.Function, backend: Backend, x: Tensor, w: Weight, offsets: Tensor
 ) -> Tensor:
     """Each expert's rows begin at a multiple of 128; rows between them belong to none (-1)."""
     rows, (experts, columns, _) = x.shape[0], w.shape
