@@ -5,19 +5,19 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from glm5_hal import Backend, Cache, Capabilities, Level, Numerics, PagedContext, Weight, WeightRole
+from glm5_hal import Backend, Cache, Capabilities, Level, Numerics, PagedContext, Weight
 from glm5_hal.backends.cpu import attention, elementwise, moe, muon, sampling, select, tiles
+from glm5_hal.backends.cpu.host import DTYPES, PROFILES, Host
 from glm5_hal.backends.cpu.portable import without_kernels
 from glm5_hal.backends.cpu.profiles import exact_backend, fast_backend
 
 
-class CpuBackend(Backend):
+class CpuBackend(Host):
     """Works everywhere; the backend that others are compared with."""
 
-    name = "cpu"
     capabilities = Capabilities(
-        dtypes=frozenset({torch.float32, torch.bfloat16}),
-        profiles=frozenset({Numerics.FAST, Numerics.EXACT}),
+        dtypes=DTYPES,
+        profiles=PROFILES,
         claims=MappingProxyType(
             {
                 Numerics.FAST: frozenset(
@@ -43,10 +43,6 @@ class CpuBackend(Backend):
     def advice(cls) -> tuple[str, ...]:
         return without_kernels(Numerics.FAST)
 
-    @property
-    def device(self) -> torch.device:
-        return torch.device("cpu")
-
     @classmethod
     def versions(cls) -> dict[str, str]:
         return {
@@ -54,10 +50,6 @@ class CpuBackend(Backend):
             "cpu": torch.backends.cpu.get_cpu_capability(),
             "threads": str(torch.get_num_threads()),
         }
-
-    def prepare_weight(self, role: WeightRole, tensor: Tensor) -> Weight:
-        kept = tensor.contiguous()
-        return Weight(role, tuple(kept.shape), kept.dtype, kept)
 
     def embedding(self, ids: Tensor, table: Weight) -> Tensor:
         return table.tensor[ids.long()]

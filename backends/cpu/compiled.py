@@ -8,6 +8,7 @@ from torch import Tensor
 from glm5_hal import Cache, PagedContext, Weight, WeightRole
 from glm5_hal.backends.cpu import moe
 from glm5_hal.backends.cpu.portable import CpuPortable
+from glm5_hal.backends.cpu.with_kernels import WithKernels
 from glm5_hal.exact import ACTIVATION_DIGITS, READ, read
 from glm5_hal.kernels.cpu import COMPILER, MODES, Digits, Exact, Paging, longest
 from glm5_hal.ops.latent_attention import LOG2_E
@@ -18,64 +19,31 @@ CUT = (WeightRole.LINEAR, WeightRole.HEAD_LINEAR, WeightRole.EXPERTS)
 """Roles whose weights are kept as digits alone."""
 
 
-class CpuCompiled(CpuPortable):  # type: ignore[misc, valid-type]
+class CpuCompiled(WithKernels, CpuPortable):  # type: ignore[misc, valid-type]
     """Compiled kernels for what takes time; indexing is left to torch."""
 
-    def __init__(self, index: int = 0) -> None:
-        super().__init__(index)
-        self._exact = Exact()
-
-    @classmethod
-    def is_available(cls) -> tuple[bool, str]:
-        return True, f"{torch.get_num_threads()} threads, {MODES[0]}"
-
-    @classmethod
-    def advice(cls) -> tuple[str, ...]:
-        return ()
-
-    @classmethod
-    def modes(cls) -> tuple[str, ...]:
-        return MODES
-
-    def use_mode(self, mode: str) -> None:
-        self._exact = Exact(mode)
-
-    @classmethod
-    def versions(cls) -> dict[str, str]:
-        return {
-            "torch": torch.__version__,
-            "kernels": f"compiled by {COMPILER}",
-            "instruction sets": ", ".join(MODES),
-        }
+    _made_by = Exact
+    _modes = MODES
+    _compiler = COMPILER
+    _kernels: Exact
 
     def prepare_weight(self, role: WeightRole, tensor: Tensor) -> Weight:
         if role not in CUT:
             return Weight(role, tuple(tensor.shape), tensor.dtype, tensor.contiguous())
         matrices = tensor.unsqueeze(0) if tensor.ndim == 2 else tensor
-        return Weight(role, tuple(tensor.shape), tensor.dtype, self._exact.pack(matrices))
+        return Weight(role, tuple(tensor.shape), tensor.dtype, self._kernels.pack(matrices))
 
     def linear(self, x: Tensor, w: Weight, out_dtype: torch.dtype | None = None) -> Tensor:
-        return self._exact.linear(x, self._digits(w), out_dtype or x.dtype)
+        return self._kernels.linear(x, self._digits(w), out_dtype or x.dtype)
 
     def head_linear(self, x: Tensor, w: Weight) -> Tensor:
-        return self._exact.head_linear(x, self._digits(w))
+        return self._kernels.head_linear(x, self._digits(w))
 
     def grouped_linear(self, x: Tensor, w: Weight, offsets: Tensor) -> Tensor:
-        return self._exact.grouped_linear(x, self._digits(w), offsets)
-
-    def rms_norm(
-        self, x: Tensor, w: Weight, eps: float, residual: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        return self._exact.rms_norm(x, w.tensor, eps, residual)
-
-    def layer_norm(self, x: Tensor, w: Weight, b: Weight, eps: float) -> Tensor:
-        return self._exact.layer_norm(x, w.tensor, b.tensor, eps)
+        return self._kernels.grouped_linear(x, self._digits(w), offsets)
 
     def rope(self, x: Tensor, positions: Tensor, table: Weight, interleaved: bool) -> Tensor:
-        return self._exact.rope(x, table.tensor[positions.long()], interleaved)
-
-    def swiglu(self, gate_up: Tensor) -> Tensor:
-        return self._exact.swiglu(gate_up)
+        return self._kernels.rope(x, table.tensor[positions.long()], interleaved)
 
     def cache_write(self, cache: Cache, rows: Tensor, slots: Tensor) -> None:
         cache.tensor.index_copy_(0, slots.long(), rows)
@@ -83,40 +51,18 @@ class CpuCompiled(CpuPortable):  # type: ignore[misc, valid-type]
     def moe_dispatch(self, x: Tensor, ids: Tensor, experts: int) -> tuple[Tensor, Tensor, Tensor]:
         return moe.dispatch(x, ids, experts)
 
-    def moe_combine(
-        self, rows: Tensor, slots: Tensor, weights: Tensor, shared: Tensor | None = None
-    ) -> Tensor:
-        places = moe.places(slots).view(weights.shape)
-        return self._exact.combine(rows, places, weights, shared)
-
-    def moe_route(
-        self,
-        logits: Tensor,
-        bias: Weight,
-        k: int,
-        n_group: int,
-        topk_group: int,
-        normalize: bool,
-        scale: float,
-    ) -> tuple[Tensor, Tensor]:
-        groups = (n_group, topk_group)
-        return self._exact.route(logits, bias.tensor, k, groups, normalize, scale)
-
     def index_scores(
         self, q: Tensor, w: Tensor, keys: Cache, context: PagedContext, scale: float
     ) -> Tensor:
         weights = read(w) * torch.tensor(scale)
         paging = _paging(keys, context)
-        return self._exact.index_scores(q, read(weights), keys.tensor, paging, context.max_length)
-
-    def topk(self, scores: Tensor, lengths: Tensor, k: int) -> Tensor:
-        return self._exact.topk(scores, lengths, k)
+        return self._kernels.index_scores(q, read(weights), keys.tensor, paging, context.max_length)
 
     def dsa_select(
         self, q: Tensor, w: Tensor, keys: Cache, context: PagedContext, scale: float, k: int
     ) -> Tensor:
         weights = read(w) * torch.tensor(scale)
-        return self._exact.dsa_select(q, read(weights), keys.tensor, _paging(keys, context), k)
+        return self._kernels.dsa_select(q, read(weights), keys.tensor, _paging(keys, context), k)
 
     def latent_attention(
         self,
@@ -134,7 +80,7 @@ class CpuCompiled(CpuPortable):  # type: ignore[misc, valid-type]
             )
             return defined
         longest(context.max_length if indices is None else indices.shape[1])
-        return self._exact.attention(
+        return self._kernels.attention(
             q_latent, q_rope, cache.tensor, _paging(cache, context), factor, indices
         )
 
@@ -151,7 +97,7 @@ class CpuCompiled(CpuPortable):  # type: ignore[misc, valid-type]
             return defined
         parts = torch.round(top_p.nan_to_num().double() * 2.0**DRAW_BITS)
         limits = parts.clamp(0, 2.0**DRAW_BITS).long().masked_fill(~drawn, -1)
-        return self._exact.sample(logits, temperature, limits, draws)
+        return self._kernels.sample(logits, temperature, limits, draws)
 
     def _digits(self, w: Weight) -> Digits:
         if not isinstance(w.data, Digits):
@@ -160,8 +106,8 @@ class CpuCompiled(CpuPortable):  # type: ignore[misc, valid-type]
 
     def _times(self, x: Tensor, y: Tensor) -> Tensor:
         """Rows of x with rows of y, by exact sums."""
-        packed = self._exact.pack(y.contiguous().unsqueeze(0), ACTIVATION_DIGITS)
-        return self._exact.linear(x, packed, torch.float32)
+        packed = self._kernels.pack(y.contiguous().unsqueeze(0), ACTIVATION_DIGITS)
+        return self._kernels.linear(x, packed, torch.float32)
 
 
 def _paging(cache: Cache, context: PagedContext) -> Paging:

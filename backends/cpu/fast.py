@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from glm5_hal import Cache, Capabilities, Level, Numerics, PagedContext, Weight, WeightRole
-from glm5_hal.backends.cpu import moe
 from glm5_hal.backends.cpu.backend import CpuBackend
+from glm5_hal.backends.cpu.host import DTYPES, PROFILES
+from glm5_hal.backends.cpu.with_kernels import WithKernels
 from glm5_hal.contract import FLOAT
 from glm5_hal.kernels.cpu.fast import COMPILER, MODES, Fast, Packed
 
@@ -15,12 +16,12 @@ PACKED = (WeightRole.LINEAR, WeightRole.HEAD_LINEAR, WeightRole.EXPERTS)
 """Roles whose weights are kept in the layout of products alone."""
 
 
-class CpuFast(CpuBackend):
+class CpuFast(WithKernels, CpuBackend):
     """Compiled kernels for what takes time; lookups and sampling are left to torch."""
 
     capabilities = Capabilities(
-        dtypes=CpuBackend.capabilities.dtypes,
-        profiles=CpuBackend.capabilities.profiles,
+        dtypes=DTYPES,
+        profiles=PROFILES,
         claims=MappingProxyType(
             {
                 Numerics.FAST: frozenset(
@@ -35,61 +36,32 @@ class CpuFast(CpuBackend):
         ),
     )
 
-    def __init__(self, index: int = 0) -> None:
-        super().__init__(index)
-        self._fast = Fast()
-
-    @classmethod
-    def is_available(cls) -> tuple[bool, str]:
-        return True, f"{torch.get_num_threads()} threads, {MODES[0]}"
-
-    @classmethod
-    def advice(cls) -> tuple[str, ...]:
-        return ()
-
-    @classmethod
-    def modes(cls) -> tuple[str, ...]:
-        return MODES
-
-    def use_mode(self, mode: str) -> None:
-        self._fast = Fast(mode)
-
-    @classmethod
-    def versions(cls) -> dict[str, str]:
-        return {**super().versions(), "kernels": f"compiled by {COMPILER}"}
+    _made_by = Fast
+    _modes = MODES
+    _compiler = COMPILER
+    _kernels: Fast
 
     def prepare_weight(self, role: WeightRole, tensor: Tensor) -> Weight:
         if role not in PACKED or tensor.ndim not in (2, 3) or tensor.dtype not in FLOAT.allowed:
             # what no product takes stays as it is: the check of the call names it
             return super().prepare_weight(role, tensor)
         matrices = tensor.unsqueeze(0) if tensor.ndim == 2 else tensor
-        return Weight(role, tuple(tensor.shape), tensor.dtype, self._fast.pack(matrices))
+        return Weight(role, tuple(tensor.shape), tensor.dtype, self._kernels.pack(matrices))
 
     def linear(self, x: Tensor, w: Weight, out_dtype: torch.dtype | None = None) -> Tensor:
-        return self._fast.linear(x, _packed(w), out_dtype or x.dtype)
+        return self._kernels.linear(x, _packed(w), out_dtype or x.dtype)
 
     def head_linear(self, x: Tensor, w: Weight) -> Tensor:
-        return self._fast.head_linear(x, _packed(w))
+        return self._kernels.head_linear(x, _packed(w))
 
     def grouped_linear(self, x: Tensor, w: Weight, offsets: Tensor) -> Tensor:
-        return self._fast.grouped_linear(x, _packed(w), offsets)
-
-    def rms_norm(
-        self, x: Tensor, w: Weight, eps: float, residual: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        return self._fast.rms_norm(x, w.tensor, eps, residual)
-
-    def layer_norm(self, x: Tensor, w: Weight, b: Weight, eps: float) -> Tensor:
-        return self._fast.layer_norm(x, w.tensor, b.tensor, eps)
+        return self._kernels.grouped_linear(x, _packed(w), offsets)
 
     def rope(self, x: Tensor, positions: Tensor, table: Weight, interleaved: bool) -> Tensor:
-        return self._fast.rope(x, positions, table.tensor, interleaved)
-
-    def swiglu(self, gate_up: Tensor) -> Tensor:
-        return self._fast.swiglu(gate_up)
+        return self._kernels.rope(x, positions, table.tensor, interleaved)
 
     def cache_write(self, cache: Cache, rows: Tensor, slots: Tensor) -> None:
-        self._fast.cache_write(cache.tensor, rows, slots)
+        self._kernels.cache_write(cache.tensor, rows, slots)
 
     def latent_attention(
         self,
@@ -100,7 +72,7 @@ class CpuFast(CpuBackend):
         scale: float,
         indices: Tensor | None = None,
     ) -> Tensor:
-        return self._fast.attention(q_latent, q_rope, cache, context, scale, indices)
+        return self._kernels.attention(q_latent, q_rope, cache, context, scale, indices)
 
     def mla(
         self,
@@ -113,9 +85,9 @@ class CpuFast(CpuBackend):
         scale: float,
         indices: Tensor | None = None,
     ) -> Tensor:
-        q_latent = self._fast.head_linear(q_nope, _packed(w_uk))
-        content = self._fast.attention(q_latent, q_rope, cache, context, scale, indices)
-        return self._fast.head_linear(content, _packed(w_uv))
+        q_latent = self._kernels.head_linear(q_nope, _packed(w_uk))
+        content = self._kernels.attention(q_latent, q_rope, cache, context, scale, indices)
+        return self._kernels.head_linear(content, _packed(w_uv))
 
     def mla_expanded(
         self,
@@ -138,34 +110,12 @@ class CpuFast(CpuBackend):
     def index_scores(
         self, q: Tensor, w: Tensor, keys: Cache, context: PagedContext, scale: float
     ) -> Tensor:
-        return self._fast.index_scores(q, w, keys, context, scale)
-
-    def topk(self, scores: Tensor, lengths: Tensor, k: int) -> Tensor:
-        return self._fast.topk(scores, lengths, k)
+        return self._kernels.index_scores(q, w, keys, context, scale)
 
     def dsa_select(
         self, q: Tensor, w: Tensor, keys: Cache, context: PagedContext, scale: float, k: int
     ) -> Tensor:
-        return self._fast.dsa_select(q, w, keys, context, scale, k)
-
-    def moe_route(
-        self,
-        logits: Tensor,
-        bias: Weight,
-        k: int,
-        n_group: int,
-        topk_group: int,
-        normalize: bool,
-        scale: float,
-    ) -> tuple[Tensor, Tensor]:
-        groups = (n_group, topk_group)
-        return self._fast.route(logits, bias.tensor, k, groups, normalize, scale)
-
-    def moe_combine(
-        self, rows: Tensor, slots: Tensor, weights: Tensor, shared: Tensor | None = None
-    ) -> Tensor:
-        places = moe.places(slots).view(weights.shape)
-        return self._fast.combine(rows, places, weights, shared)
+        return self._kernels.dsa_select(q, w, keys, context, scale, k)
 
     def moe_experts(
         self,
@@ -176,7 +126,7 @@ class CpuFast(CpuBackend):
         w_down: Weight,
         shared: Tensor | None = None,
     ) -> Tensor:
-        return self._fast.experts(x, ids, weights, _packed(w_gate_up), _packed(w_down), shared)
+        return self._kernels.experts(x, ids, weights, _packed(w_gate_up), _packed(w_down), shared)
 
 
 def _packed(w: Weight) -> Packed:

@@ -3,9 +3,9 @@
 from types import MappingProxyType
 
 import torch
-from torch import Tensor
 
-from glm5_hal import Backend, Capabilities, Level, Numerics, Weight, WeightRole
+from glm5_hal import Capabilities, Level, Numerics
+from glm5_hal.backends.cpu.host import DTYPES, PROFILES, Host
 from glm5_hal.definitions import defined
 
 CLAIMS = frozenset(Level) - {Level.TRAIN_ROLLOUT, Level.DEVICE_TO_DEVICE}
@@ -19,13 +19,12 @@ def without_kernels(profile: Numerics) -> tuple[str, ...]:
     )
 
 
-class _Plain(Backend):
-    """Plain tensors on the host."""
+class _Plain(Host):
+    """What is no op."""
 
-    name = "cpu"
     capabilities = Capabilities(
-        dtypes=frozenset({torch.float32, torch.bfloat16}),
-        profiles=frozenset({Numerics.FAST, Numerics.EXACT}),
+        dtypes=DTYPES,
+        profiles=PROFILES,
         claims=MappingProxyType({Numerics.EXACT: CLAIMS}),
         unsupported=MappingProxyType(
             {"mla_expanded": "the exact profile is defined on the absorbed form"}
@@ -40,17 +39,9 @@ class _Plain(Backend):
     def advice(cls) -> tuple[str, ...]:
         return without_kernels(Numerics.EXACT)
 
-    @property
-    def device(self) -> torch.device:
-        return torch.device("cpu")
-
     @classmethod
     def versions(cls) -> dict[str, str]:
         return {"torch": torch.__version__, "kernels": "none"}
-
-    def prepare_weight(self, role: WeightRole, tensor: Tensor) -> Weight:
-        kept = tensor.contiguous()
-        return Weight(role, tuple(kept.shape), kept.dtype, kept)
 
 
 CpuPortable = defined(_Plain, "CpuPortable", Numerics.EXACT)
