@@ -19,7 +19,7 @@ _exact: Any = importlib.import_module("glm5_hal.kernels.cpu._exact")
 ROWS, DEPTH = 16, 64
 """Rows and elements along K of a packed block."""
 
-MODES: tuple[str, ...] = _exact.modes()
+MODES: tuple[str, ...] = _exact.modes
 """Instruction sets that can be used here, best first."""
 COMPILER: str = _exact.compiler
 

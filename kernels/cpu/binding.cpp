@@ -5,10 +5,10 @@
 
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "cpuid.h"
 #include "exact.h"
+#include "modes.h"
 #include "ops.h"
 #include "pool.h"
 
@@ -17,15 +17,9 @@ using namespace exact;
 
 namespace {
 
-struct Mode {
-    std::string name;
-    const Kernels* kernels;
-};
-
-// Best first.
-const std::vector<Mode>& modes() {
-    static const std::vector<Mode> found = [] {
-        std::vector<Mode> list;
+const Modes<Kernels>& modes() {
+    static const Modes<Kernels> found = [] {
+        Modes<Kernels> list;
 #ifdef EXACT_X86
         __builtin_cpu_init();
         bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -46,10 +40,8 @@ struct Context {
     const Kernels* kernels;
     int threads;
 
-    Context(const std::string& mode, int threads) : kernels(nullptr), threads(threads) {
-        for (const Mode& known : modes())
-            if (known.name == mode) kernels = known.kernels;
-        if (!kernels) throw py::value_error("no mode '" + mode + "' on this machine");
+    Context(const std::string& mode, int threads)
+        : kernels(&kernels_of(modes(), mode)), threads(threads) {
         if (threads < 1) throw py::value_error("threads must be at least 1");
     }
     operator Run() const { return {*kernels, threads}; }
@@ -103,10 +95,6 @@ Weights weights(const py::array& blocks, const py::array& units, int64_t length)
     return made;
 }
 
-void same(bool holds, const char* what) {
-    if (!holds) throw py::value_error(std::string("shapes do not agree: ") + what);
-}
-
 Weights rows_of(Weights w, int64_t rows) {
     same(ceil_div(rows, ROWS) * ROWS == w.rows, "columns of the result");
     w.rows = rows;
@@ -121,23 +109,11 @@ Paged paged(const py::array& cache, int64_t page_size, const py::array& table,
             flat<int32_t>(lengths, sequence.size()), sequence.size()};
 }
 
-template <class F>
-void freed(const F& f) {
-    py::gil_scoped_release release;
-    f();
-}
-
 }  // namespace
 
 PYBIND11_MODULE(_exact, m) {
     m.doc() = "Kernels of the exact profile.";
-    m.attr("compiler") = __VERSION__;
-
-    m.def("modes", [] {
-        std::vector<std::string> names;
-        for (const Mode& mode : modes()) names.push_back(mode.name);
-        return py::tuple(py::cast(names));
-    });
+    describe(m, modes());
 
     py::class_<Context>(m, "Context").def(py::init<const std::string&, int>());
 

@@ -1,7 +1,6 @@
 #include "ops.h"
 
 #include <algorithm>
-#include <exception>
 #include <stdexcept>
 #include <vector>
 
@@ -374,17 +373,10 @@ void attention(Run run, const Array& q_latent, const Array& q_rope, const Paged&
     int64_t count = static_cast<int64_t>(groups.size());
     bool apart = count >= 2 * run.threads;  // a group a thread, else all threads on each group
     std::vector<Work> work(apart ? run.threads : 1);
-    std::vector<std::exception_ptr> errors(work.size());
     each(apart ? run.threads : 1, count, [&](int64_t at, int worker) {
-        try {
-            attend({run.kernels, apart ? 1 : run.threads}, work[worker], groups[at], q_latent,
-                   q_rope, cache, factor, indices, k, out);
-        } catch (...) {
-            errors[worker] = std::current_exception();
-        }
+        attend({run.kernels, apart ? 1 : run.threads}, work[worker], groups[at], q_latent, q_rope,
+               cache, factor, indices, k, out);
     });
-    for (const auto& error : errors)
-        if (error) std::rethrow_exception(error);
 }
 
 // --- rows ---

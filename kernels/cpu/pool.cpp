@@ -4,8 +4,10 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 namespace cpu {
 namespace {
@@ -34,11 +36,19 @@ struct Pool {
     const void* context = nullptr;
     int64_t items = 0;
     int wanted = 0;
+    int64_t failed = 0;  // the lowest item that has thrown `error`
+    std::exception_ptr error;
     alignas(64) std::atomic<int64_t> next{0};
 
     void take(int worker) {
-        for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;)
-            task(context, item, worker);
+        for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) {
+            try {
+                task(context, item, worker);
+            } catch (...) {
+                std::lock_guard lock(mutex);
+                if (!error || item < failed) failed = item, error = std::current_exception();
+            }
+        }
     }
 
     void work(int worker, uint64_t seen) {
@@ -76,6 +86,7 @@ struct Pool {
             std::unique_lock lock(mutex);
             done.wait(lock, [&] { return busy.load() == 0; });
         }
+        if (error) std::rethrow_exception(std::exchange(error, nullptr));
     }
 };
 

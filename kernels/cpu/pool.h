@@ -10,7 +10,8 @@ using Task = void (*)(const void* context, int64_t item, int worker);
 
 void run(int threads, int64_t items, Task task, const void* context);
 
-// Calls f(item, worker) for every item, on up to `threads` threads including the caller's.
+// Calls f(item, worker) for every item, on up to `threads` threads including the caller's. Throws
+// what the lowest item that failed has thrown, after all threads have come to rest.
 template <class F>
 void each(int threads, int64_t items, const F& f) {
     run(threads, items,

@@ -11,8 +11,10 @@ import torch
 
 from glm5_hal.backends.torch_triton.backend import missing_triton
 
+# needs the extra [triton], which `nox` has; the reason names what is missing
 if missing := missing_triton():
     pytest.skip(missing, allow_module_level=True)
+# stand-ins for what is there would test the stand-ins
 if "torch_npu" not in sys.modules and importlib.util.find_spec("torch_npu"):
     pytest.skip("torch_npu is installed: its functions are there", allow_module_level=True)
 import torch_npu_functions  # noqa: F401 - from here on the functions are there

@@ -16,6 +16,7 @@ from glm5_hal.backends.torch_triton.backend import missing_triton
 from glm5_hal.errors import BackendUnavailable, SelectionError
 from glm5_hal.plan import Plan, make_plan
 
+# needs the extra [triton], which `nox` has; the reason names what is missing
 if missing := missing_triton():
     pytest.skip(missing, allow_module_level=True)
 from pretended import pretended

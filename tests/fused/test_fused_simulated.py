@@ -12,6 +12,7 @@ from fused_vendors import VENDORS
 from glm5_hal.backends.torch_triton.backend import missing_triton
 from glm5_hal.conformance.simulated import build
 
+# needs the extra [triton], which `nox` has; the reason names what is missing
 if missing := missing_triton() or build.missing_compiler():
     pytest.skip(missing, allow_module_level=True)
 

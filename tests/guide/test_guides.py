@@ -31,6 +31,7 @@ def test_the_porting_guide(room: Room) -> None:
 
 @pytest.mark.slow
 def test_the_worked_example(room: Room) -> None:
+    # CI has a clean checkout
     if Suite.here().dirty:
         pytest.skip("it ends in a package that stands, which a changed checkout cannot make")
     follow(room, "example.md")
@@ -38,6 +39,7 @@ def test_the_worked_example(room: Room) -> None:
 
 @pytest.mark.slow
 def test_the_page_of_the_library_in_c(room: Room) -> None:
+    # the page itself asks for them
     if not (shutil.which("make") and shutil.which("cc")):
         pytest.skip("needs make and a C compiler")
     follow(room, "c-abi.md")

@@ -70,6 +70,7 @@ def test_every_committed_package_has_its_report(tmp_path: Path) -> None:
     assert all("glm5-hal" in text for text in reports)
 
 
+# the extra [triton], which `nox` has
 @pytest.mark.skipif(find_spec("triton") is None, reason="looks at the backends that need Triton")
 def test_the_page_of_an_op_has_its_cases_and_backends(tmp_path: Path) -> None:
     pages = made("ops", tmp_path)

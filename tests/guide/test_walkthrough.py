@@ -88,11 +88,11 @@ class Chip:
     @mark
     def first(self) -> int:
         """Old."""
-        raise NotImplementedError
+        return 0
 
     @mark
     def second(self) -> int:
-        raise NotImplementedError
+        return 0
 '''
 
 
@@ -125,7 +125,7 @@ class Chip:
 
     @mark
     def second(self) -> int:
-        raise NotImplementedError
+        return 0
 
     @staticmethod
     def third() -> int:

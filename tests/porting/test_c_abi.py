@@ -19,6 +19,7 @@ from glm5_hal.plan import resolve
 from glm5_hal.porting.skeleton import Base
 from glm5_hal.porting.unwritten import place_of
 
+# the sample is a library in C: nothing to load without a compiler
 if shutil.which("gcc") is None or shutil.which("make") is None:
     pytest.skip("gcc and make are needed", allow_module_level=True)
 

@@ -6,6 +6,7 @@ import pytest
 
 from glm5_hal.backends.torch_triton.backend import missing_triton
 
+# needs the extra [triton], which `nox` has; the reason names what is missing
 if missing := missing_triton():
     pytest.skip(missing, allow_module_level=True)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from glm5_hal.backends.torch_triton.backend import missing_triton
 
+# needs the extra [triton], which `nox` has; the reason names what is missing
 if missing := missing_triton():
     pytest.skip(missing, allow_module_level=True)
 from interpreted import runtime

@@ -19,7 +19,7 @@ _fast: Any = importlib.import_module("glm5_hal.kernels.cpu.fast._fast")
 ROWS, DEPTH = 16, 32
 """Columns of a packed block, and terms along K of one step."""
 
-MODES: tuple[str, ...] = _fast.modes()
+MODES: tuple[str, ...] = _fast.modes
 """Instruction sets that can be used here, best first."""
 COMPILER: str = _fast.compiler
 

@@ -5,7 +5,6 @@
 //          that the token does not see weigh nothing. Neighbours in a sequence then share the work.
 //   else   it is split by place in the list, whose rows are collected for this token alone.
 #include <algorithm>
-#include <exception>
 #include <memory>
 
 #include "../buffer.h"
@@ -137,19 +136,12 @@ class Attender {
         static thread_local Buffer<uint16_t> own_lanes;
         Running parts = running(top, mass, sums, splits());
         uint16_t* own = own_lanes.need(splits() * tiles_);
-        std::vector<std::exception_ptr> errors(scratch.size());
         each(c_.run.threads, splits(), [&](int64_t split, int worker) {
-            try {
-                std::vector<int64_t> next(g_.stop - g_.start, 0);
-                skip(split * SPLIT, next);
-                one(split, *scratch[worker], true, part(parts, split), next);
-                std::copy_n(scratch[worker]->own.need(0), tiles_, own + split * tiles_);
-            } catch (...) {
-                errors[worker] = std::current_exception();
-            }
+            std::vector<int64_t> next(g_.stop - g_.start, 0);
+            skip(split * SPLIT, next);
+            one(split, *scratch[worker], true, part(parts, split), next);
+            std::copy_n(scratch[worker]->own.need(0), tiles_, own + split * tiles_);
         });
-        for (const auto& error : errors)
-            if (error) std::rethrow_exception(error);
         Running total = begin();
         Attention args = arguments(*scratch[0]);
         for (int64_t split = 0; split < splits(); ++split)
@@ -312,20 +304,13 @@ void attention(Run run, const Array& q_latent, const Array& q_rope, const Paged&
     bool apart = count >= run.threads;  // a group a thread, else all threads on each group
     auto& scratch = kept(own_scratch, run.threads);
     auto& work = kept(own_work, apart ? run.threads : 1);
-    std::vector<std::exception_ptr> errors(work.size());
     each(apart ? run.threads : 1, count, [&](int64_t at, int worker) {
-        try {
-            Attender attender(call, groups[at], *work[worker]);
-            if (apart)
-                attender.in_order(*scratch[worker]);
-            else
-                attender.spread(scratch);
-        } catch (...) {
-            errors[worker] = std::current_exception();
-        }
+        Attender attender(call, groups[at], *work[worker]);
+        if (apart)
+            attender.in_order(*scratch[worker]);
+        else
+            attender.spread(scratch);
     });
-    for (const auto& error : errors)
-        if (error) std::rethrow_exception(error);
 }
 
 void route(Run run, const Route& args, int64_t tokens) {

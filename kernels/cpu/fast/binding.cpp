@@ -4,9 +4,9 @@
 
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "../cpuid.h"
+#include "../modes.h"
 #include "../pool.h"
 #include "fast.h"
 #include "ops.h"
@@ -16,15 +16,9 @@ using namespace fast;
 
 namespace {
 
-struct Mode {
-    std::string name;
-    const Kernels* kernels;
-};
-
-// Best first.
-const std::vector<Mode>& modes() {
-    static const std::vector<Mode> found = [] {
-        std::vector<Mode> list;
+const Modes<Kernels>& modes() {
+    static const Modes<Kernels> found = [] {
+        Modes<Kernels> list;
 #ifdef EXACT_X86
         __builtin_cpu_init();
         bool fma = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
@@ -40,16 +34,6 @@ const std::vector<Mode>& modes() {
         return list;
     }();
     return found;
-}
-
-void same(bool holds, const char* what) {
-    if (!holds) throw py::value_error(std::string("shapes do not agree: ") + what);
-}
-
-template <class F>
-void freed(const F& f) {
-    py::gil_scoped_release release;
-    f();
 }
 
 using Maybe = std::optional<py::object>;
@@ -70,14 +54,10 @@ struct Packed {
 
 // In which way to compute.
 struct Mill {
-    const Kernels* kernels = nullptr;
+    const Kernels& kernels;
 
-    explicit Mill(const std::string& mode) {
-        for (const Mode& known : modes())
-            if (known.name == mode) kernels = known.kernels;
-        if (!kernels) throw py::value_error("no mode '" + mode + "' on this machine");
-    }
-    Run run(int threads) const { return {*kernels, threads < 1 ? 1 : threads}; }
+    explicit Mill(const std::string& mode) : kernels(kernels_of(modes(), mode)) {}
+    Run run(int threads) const { return {kernels, threads < 1 ? 1 : threads}; }
 
     void pack(int threads, const py::object& w, const Packed& to) const {
         Array from = Tensor(w).array(3);
@@ -164,7 +144,7 @@ struct Mill {
             norm.residual = added.data, norm.residual_stride = added.stride[0];
             norm.h = const_cast<void*>(total.data);
         }
-        each_row(threads, count, count * width, [&](int64_t row) { kernels->rms_norm(norm, row); });
+        each_row(threads, count, count * width, [&](int64_t row) { kernels.rms_norm(norm, row); });
     }
 
     void layer_norm(int threads, const py::object& x, const py::object& w, const py::object& b,
@@ -175,7 +155,7 @@ struct Mill {
         same(to.shape[0] == count && to.shape[1] == width && to.type == from.type, "rows");
         Norm norm{from.data, nullptr, weight.floats(width), bias.floats(width), nullptr,
                   const_cast<void*>(to.data), from.type, from.stride[0], 0, width, eps};
-        each_row(threads, count, count * width, [&](int64_t row) { kernels->layer_norm(norm, row); });
+        each_row(threads, count, count * width, [&](int64_t row) { kernels.layer_norm(norm, row); });
     }
 
     // The first R of the table's columns a head; what stands behind them in a head is copied.
@@ -197,7 +177,7 @@ struct Mill {
             // the kernel counts everything from its first token on
             Rope one{from.at(token), cosines + at[token] * width, const_cast<char*>(to.at(token)),
                      from.type, from.shape[1], width, 0, from.stride[1], interleaved};
-            kernels->rope(one, 0);
+            kernels.rope(one, 0);
         });
     }
 
@@ -208,7 +188,7 @@ struct Mill {
              "rows");
         Swiglu args{from.data, const_cast<void*>(to.data), from.type, to.shape[1], from.stride[0]};
         each_row(threads, from.shape[0], rows.size(),
-                 [&](int64_t row) { kernels->swiglu(args, row); });
+                 [&](int64_t row) { kernels.swiglu(args, row); });
     }
 
     void combine(int threads, const py::object& rows, const py::object& places, const py::object& by,
@@ -229,7 +209,7 @@ struct Mill {
                      const_cast<void*>(to.data), from.type, k, from.shape[1], from.stride[0],
                      added.stride[0]};
         each_row(threads, tokens, tokens * k * to.shape[1],
-                 [&](int64_t token) { kernels->combine(args, token); });
+                 [&](int64_t token) { kernels.combine(args, token); });
     }
 
     void route(int threads, const py::object& logits, const py::object& bias, int64_t groups,
@@ -358,12 +338,7 @@ struct Mill {
 
 PYBIND11_MODULE(_fast, m) {
     m.doc() = "Kernels of the fast profile.";
-    m.attr("compiler") = __VERSION__;
-    m.def("modes", [] {
-        std::vector<std::string> names;
-        for (const Mode& mode : modes()) names.push_back(mode.name);
-        return py::tuple(py::cast(names));
-    });
+    describe(m, modes());
     py::class_<Packed>(m, "Packed").def(py::init<py::object, int64_t, int64_t, int64_t, bool>());
     py::class_<Mill>(m, "Mill")
         .def(py::init<const std::string&>())
