@@ -325,7 +325,7 @@ class Op(Generic[P, R]):
         return self._default
 
     def check_arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Dims:
-        """Check shapes, dtypes and integer arguments of one call.
+        """Check shapes, dtypes and integer arguments of one call; what comes back is for reading.
 
         Raises:
             ContractError: naming the argument, what it is and what was expected.
@@ -338,7 +338,7 @@ class Op(Generic[P, R]):
                 if len(self._passed) >= PASSED:
                     self._passed.clear()
                 self._passed[signature] = known
-        return known.copy()
+        return known
 
     def _signature(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """What the checks look at in one call; None where something is no proper argument."""
@@ -379,7 +379,7 @@ class Op(Generic[P, R]):
                 return
         except (AttributeError, TypeError, ValueError):
             signature = None
-        self._check_parts(result, dims, backend)
+        self._check_parts(result, dims.copy(), backend)
         if signature is not None:
             dims.passed.add(signature)
 

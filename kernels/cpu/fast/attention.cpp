@@ -244,6 +244,9 @@ class Attender {
         const uint16_t *seen = scratch.seen.need(0), *own = scratch.own.need(0);
         if (std::all_of(own, own + tiles_, [](uint16_t lanes) { return lanes == 0; })) return;
         int64_t count = collect(split * SPLIT, scratch.rows);
+        if (g_.stop - g_.start == 1)  // the others weigh nothing: they need not be read
+            for (int64_t s = 0; s < count; ++s)
+                if (!seen[s]) scratch.rows[s] = nullptr;
         if (kernels.take_in(args, count, scratch.rows.data()))
             return kernels.attend(args, count, seen, own, start, running);
         // 0 * NaN is NaN: each token meets the rows that it sees and zeros for the others

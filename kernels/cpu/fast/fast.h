@@ -46,7 +46,8 @@ struct Index {
     const float* weights;  // [T, H]
     float scale;
     int64_t tokens, heads, steps;
-    const void* keys;
+    const void* keys;  // in blocks of 16
+    int64_t first;     // which block `keys` begins with
     Type key_type;
     const int32_t* lengths;
     float* scores;

@@ -9,7 +9,7 @@ INLINE void index_tile(const Index& p, int64_t token, int64_t panel, int64_t blo
     int64_t left = p.heads - panel * ROWS;
     dots<P, C>(static_cast<const X*>(p.panels) + at * size, size,
                static_cast<int>(left < ROWS ? left : ROWS),
-               static_cast<const W*>(p.keys) + block * size, size, p.steps, sums[0]);
+               static_cast<const W*>(p.keys) + (block - p.first) * size, size, p.steps, sums[0]);
     for (int i = 0; i < P; ++i) {
         int64_t head = (panel + i) * ROWS, rows = p.heads - head < ROWS ? p.heads - head : ROWS;
         for (int64_t r = 0; r < rows; ++r) {

@@ -10,10 +10,13 @@ namespace fast {
 namespace {
 
 constexpr int64_t TOGETHER = 16;  // tokens that meet a block of keys while it is in the cache
+constexpr int64_t BROAD = 8;      // blocks of keys that a thread takes at a time
 
 // Neighbouring tokens of one sequence and the keys that the longest of them sees.
 struct Stretch {
     int64_t start, stop, longest;
+
+    int64_t groups() const { return ceil_div(stop - start, TOGETHER); }
 };
 
 std::vector<Stretch> stretches(const Paged& keys) {
@@ -37,18 +40,16 @@ class Scorer {
         per_token_ = ceil_div(q.shape[1], ROWS);
     }
 
-    // Packs the keys of a sequence.
+    // Takes in the keys of a sequence. Where several groups of tokens meet them, they are packed at
+    // once; a single group packs what it is about to score, which then is still in the cache.
     void take(const Stretch& stretch) {
-        int64_t size = steps_ * PLANE * size_of(keys_.cache.type);
-        for (int64_t first = 0; first < stretch.longest; first += keys_.page_size)
-            keys_.row(stretch.start, first);  // refuses what lies outside, here where it may throw
+        stretch_ = stretch;
         count_ = ceil_div(stretch.longest, ROWS);
-        packed_.need(count_ * size);
-        each(run_.threads, count_, [&](int64_t at, int) {
-            Source source{{}, keys_.cache.type, q_.shape[2]};
-            for (int64_t r = 0; r < ROWS && at * ROWS + r < stretch.longest; ++r)
-                source.rows[r] = keys_.row(stretch.start, at * ROWS + r);
-            run_.kernels.pack(source, packed_.need(0) + at * size);
+        at_once_ = stretch.groups() > 1;
+        packed_.need((at_once_ ? count_ : run_.threads * BROAD) * block_bytes());
+        if (!at_once_) return;
+        each(run_.threads, ceil_div(count_, BROAD), [&](int64_t at, int) {
+            pack(at * BROAD, packed_.need(0) + at * BROAD * block_bytes());
         });
     }
 
@@ -66,18 +67,35 @@ class Scorer {
             run_.kernels.cut(source, panel_type_, 0, panels + at * size);
         }
         return {panels, panel_type_, weights_ + token * q_.shape[1], scale_, tokens, q_.shape[1],
-                steps_, packed_.data(), keys_.cache.type, keys_.lengths + token, nullptr, 0};
+                steps_, packed_.data(), 0, keys_.cache.type, keys_.lengths + token, nullptr, 0};
     }
 
-    // Scores of all keys, on all threads.
-    void score(const Index& index) const {
-        constexpr int64_t BROAD = 8;
-        each(run_.threads, ceil_div(count_, BROAD), [&](int64_t at, int) {
-            run_.kernels.index_scores(index, at * BROAD, std::min((at + 1) * BROAD, count_));
+    // Scores of the first `blocks` blocks of keys.
+    void score(const Index& index, int threads, int64_t blocks) {
+        each(threads, ceil_div(blocks, BROAD), [&](int64_t at, int worker) {
+            Index own = index;
+            if (!at_once_) {
+                char* room = packed_.need(0) + worker * BROAD * block_bytes();
+                pack(at * BROAD, room);
+                own.keys = room, own.first = at * BROAD;
+            }
+            run_.kernels.index_scores(own, at * BROAD, std::min((at + 1) * BROAD, blocks));
         });
     }
 
    private:
+    int64_t block_bytes() const { return steps_ * PLANE * size_of(keys_.cache.type); }
+
+    // Up to BROAD blocks from block `first` on.
+    void pack(int64_t first, char* out) const {
+        for (int64_t block = first; block < std::min(first + BROAD, count_); ++block, out += block_bytes()) {
+            Source source{{}, keys_.cache.type, q_.shape[2]};
+            for (int64_t r = 0; r < ROWS && block * ROWS + r < stretch_.longest; ++r)
+                source.rows[r] = keys_.row(stretch_.start, block * ROWS + r);
+            run_.kernels.pack(source, out);
+        }
+    }
+
     Run run_;
     const Array& q_;
     const float* weights_;
@@ -85,7 +103,9 @@ class Scorer {
     const Paged& keys_;
     Type panel_type_;
     int64_t steps_, per_token_, count_ = 0;
-    Buffer<char> packed_;
+    Stretch stretch_{};
+    bool at_once_ = true;
+    Buffer<char> packed_;  // all keys, or BROAD blocks of each thread
 };
 
 }  // namespace
@@ -101,7 +121,7 @@ void index_scores(Run run, const Array& q, const float* weights, float scale, co
             int64_t tokens = std::min(TOGETHER, stretch.stop - token);
             Index index = scorer.cut(token, tokens, panels.need(0));
             index.scores = out + token * stride, index.stride = stride;
-            scorer.score(index);
+            scorer.score(index, run.threads, scorer.blocks());
         }
     }
 }
@@ -117,8 +137,7 @@ void dsa_select(Run run, const Array& q, const float* weights, float scale, cons
         bool needed = stretch.longest > k;
         if (needed) scorer.take(stretch);
         int64_t stride = needed ? scorer.blocks() * ROWS : 0;
-        int64_t groups = ceil_div(stretch.stop - stretch.start, TOGETHER);
-        bool apart = groups >= run.threads;  // a group a thread, else all threads on each group
+        bool apart = stretch.groups() >= run.threads;  // a group a thread, else all threads on each group
         int64_t places = apart ? run.threads : 1;
         float* own_scores = scores.need(places * TOGETHER * stride);
         uint32_t* own_scratch = scratch.need(run.threads * stride);
@@ -126,20 +145,17 @@ void dsa_select(Run run, const Array& q, const float* weights, float scale, cons
             run.kernels.topk(index.scores + at * stride, index.lengths[at], k,
                              out + (token + at) * k, own_scratch + worker * stride);
         };
-        each(apart ? run.threads : 1, groups, [&](int64_t group, int worker) {
+        each(apart ? run.threads : 1, stretch.groups(), [&](int64_t group, int worker) {
             int64_t token = stretch.start + group * TOGETHER;
             int64_t tokens = std::min(TOGETHER, stretch.stop - token);
             int64_t longest = *std::max_element(keys.lengths + token, keys.lengths + token + tokens);
             Index index = scorer.cut(token, tokens, own_panels + worker * scorer.panel_bytes());
             index.scores = own_scores + worker * TOGETHER * stride, index.stride = stride;
-            bool scored = longest > k;
-            if (apart) {
-                if (scored) run.kernels.index_scores(index, 0, ceil_div(longest, ROWS));
+            if (longest > k) scorer.score(index, apart ? 1 : run.threads, ceil_div(longest, ROWS));
+            if (apart)
                 for (int64_t at = 0; at < tokens; ++at) choose(index, token, at, worker);
-                return;
-            }
-            if (scored) scorer.score(index);
-            each(run.threads, tokens, [&](int64_t at, int own) { choose(index, token, at, own); });
+            else
+                each(run.threads, tokens, [&](int64_t at, int own) { choose(index, token, at, own); });
         });
     }
 }
