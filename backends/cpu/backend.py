@@ -52,7 +52,7 @@ class CpuBackend(Host):
         }
 
     def embedding(self, ids: Tensor, table: Weight) -> Tensor:
-        return table.tensor[ids.long()]
+        return table.tensor.index_select(0, ids)
 
     def linear(self, x: Tensor, w: Weight, out_dtype: torch.dtype | None = None) -> Tensor:
         return tiles.matmul(x, w.tensor, out_dtype or x.dtype)
@@ -79,7 +79,7 @@ class CpuBackend(Host):
         cache.tensor.index_copy_(0, slots.long(), rows)
 
     def cache_read(self, cache: Cache, slots: Tensor) -> Tensor:
-        return cache.tensor[slots.long()]
+        return cache.tensor.index_select(0, slots)
 
     def latent_attention(
         self,
