@@ -45,6 +45,8 @@ SIMULATED = tuple(
     for backend in ("ascend", "cambricon", "enflame", "hygon", "kunlun", "metax", "moore_threads")
     for profile in ("fast", "exact")
 )
+BASELINE = ROOT / "conformance" / "bench" / "baselines" / "cpu.json"
+"""Ratios to torch's ops that `bench` holds: of mid's shapes, on two threads."""
 LOWERED = ROOT / ".nox" / "lowering.json"
 CHECKED = ROOT / ".nox" / "ascend.json"
 """What `lowering` and `ascend` leave for `evidence`."""
@@ -256,6 +258,12 @@ def ascend(session: nox.Session) -> None:
     session.env["LD_LIBRARY_PATH"] = str(libraries)
     with session.chdir(libraries):
         session.run("python", str(tests / "check_calls.py"), "--out", str(CHECKED))
+
+
+@nox.session(requires=["env"], venv_backend="none", default=False)
+def bench(session: nox.Session) -> None:
+    """The speed of the CPU's ops held to torch's, by ratio; wants the machine for itself."""
+    run(session, "glm5-hal", "bench", "--check", str(BASELINE))
 
 
 @nox.session(requires=["env"], venv_backend="none", default=False)
