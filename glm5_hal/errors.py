@@ -12,7 +12,7 @@ class ContractError(HalError, ValueError):
 
 
 class BackendDefinitionError(HalError, TypeError):
-    """A backend class does not fit the contract; raised when the class is defined."""
+    """A backend's class or data does not fit the contract; raised where it is defined or read."""
 
 
 class Unsupported(HalError):  # noqa: N818 - the contract's own word

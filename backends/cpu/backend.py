@@ -37,7 +37,7 @@ class CpuBackend(Host):
     @classmethod
     def is_available(cls) -> tuple[bool, str]:
         capability = torch.backends.cpu.get_cpu_capability()
-        return True, f"{torch.get_num_threads()} threads, plain torch with {capability}"
+        return True, f"threads: {torch.get_num_threads()}, torch with {capability}"
 
     @classmethod
     def advice(cls) -> tuple[str, ...]:

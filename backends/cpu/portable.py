@@ -33,7 +33,7 @@ class _Plain(Host):
 
     @classmethod
     def is_available(cls) -> tuple[bool, str]:
-        return True, f"{torch.get_num_threads()} threads, plain torch"
+        return True, f"threads: {torch.get_num_threads()}, plain torch"
 
     @classmethod
     def advice(cls) -> tuple[str, ...]:

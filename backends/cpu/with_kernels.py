@@ -29,7 +29,7 @@ class WithKernels(Host):
 
     @classmethod
     def is_available(cls) -> tuple[bool, str]:
-        return True, f"{torch.get_num_threads()} threads, {cls._modes[0]}"
+        return True, f"threads: {torch.get_num_threads()}, {cls._modes[0]}"
 
     @classmethod
     def advice(cls) -> tuple[str, ...]:
@@ -44,11 +44,7 @@ class WithKernels(Host):
 
     @classmethod
     def versions(cls) -> dict[str, str]:
-        return {
-            **super().versions(),
-            "kernels": f"compiled by {cls._compiler}",
-            "instruction sets": ", ".join(cls._modes),
-        }
+        return {**super().versions(), "kernels": f"compiled by {cls._compiler}"}
 
     def rms_norm(
         self, x: Tensor, w: Weight, eps: float, residual: Tensor | None = None

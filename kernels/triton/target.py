@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import yaml
 
-from glm5_hal.errors import ContractError
+from glm5_hal.errors import BackendDefinitionError, ContractError
 
 REACH = 1 << 31
 """Elements that offsets of 32 bits reach."""
@@ -87,7 +87,16 @@ class Target:
     launcher: Launcher = field(default=launch_here, compare=False, metadata={"hashed": False})
 
     def tile(self, kernel: str) -> Tile:
-        """The tile of a kernel."""
+        """The tile of a kernel.
+
+        Raises:
+            BackendDefinitionError: the table has none.
+        """
+        if kernel not in self.tiles:
+            raise BackendDefinitionError(
+                f"the table of tiles {self.name!r} has no row for kernel {kernel!r}, only for "
+                f"{', '.join(sorted(self.tiles))}; portable.yaml in glm5_hal.kernels.triton has one"
+            )
         return self.tiles[kernel]
 
     def widens(self, dtype: torch.dtype) -> bool:
@@ -147,8 +156,17 @@ def read_target(package: str, file: str) -> Target:
     """A target from a YAML file of a package: the fields of `Target`, tiles by kernel.
 
     A tile is a mapping of sizes; `warps`, `stages` and `options` stand among them.
+
+    Raises:
+        BackendDefinitionError: the file has no tiles, or a field that no target has.
     """
     record = yaml.safe_load(files(package).joinpath(file).read_text())
+    known = {entry.name for entry in fields(Target)} - {"launcher"}
+    if not isinstance(record, dict) or not {"name", "tiles"} <= record.keys() <= known:
+        raise BackendDefinitionError(
+            f"{file} of {package} is no table of tiles; its fields are name, tiles and any of "
+            f"{', '.join(sorted(known - {'name', 'tiles'}))}"
+        )
     tiles = {
         name: Tile(
             {key: size for key, size in row.items() if key not in _NO_SIZES},
