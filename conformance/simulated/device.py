@@ -1,6 +1,7 @@
 """Starting a simulated device: one name, one machine, one set of habits in a process."""
 
 import atexit
+import gc
 import importlib.util
 import os
 import sys
@@ -79,6 +80,7 @@ def simulate(profile: Profile | str, *, devices: int | None = None) -> ModuleTyp
     if importlib.util.find_spec("triton") is not None:
         _take_launches()
     _apply(profile.habits)
+    gc.freeze()  # launches make garbage: looking for it in all of torch, too, takes its time
     return module
 
 

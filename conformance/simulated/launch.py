@@ -4,10 +4,10 @@ They are compiled to TTIR, as for any chip, and `ttir` executes that on the devi
 device's memory, in the order of the stream: late, as on a chip.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,7 +64,7 @@ def launch(
     call = next_call() if habits.unordered_programs else None
 
     def run(*reached: Any) -> None:
-        order = None if call is None else permutation(int(np.prod(grid)), call).numpy()
+        order = None if call is None else permutation(math.prod(grid), call).numpy()
         if habits.flushes_subnormals:
             torch.set_flush_denormal(True)
         try:
@@ -104,7 +104,7 @@ def _check(
     for axis, count, most in zip("xyz", grid, habits.grid, strict=False):
         if count > most:
             raise LaunchError(f"{name}: a grid of {count} programs along {axis}, at most {most}")
-    programs = int(np.prod(grid, dtype=np.int64))
+    programs = math.prod(grid)
     if habits.programs is not None and programs > habits.programs:
         raise LaunchError(f"{name}: a grid of {programs} programs, at most {habits.programs}")
     warps = constants.get("num_warps")

@@ -38,9 +38,12 @@ def _pointer(op: Operation, binder: Binder) -> Step:
 
 
 @step("tt.get_program_id")
-def _program(op: Operation, binder: Binder) -> Step:
+def _program(op: Operation, binder: Binder) -> Step | None:
     axis = "xyz".index(op.words[0])
     (result,) = op.results
+    if binder.launch is not None:
+        binder.fix(op.results, [binder.launch.programs[axis]])
+        return None
 
     def program(frame: Frame) -> None:
         frame.values[result] = frame.programs[axis]
@@ -49,9 +52,12 @@ def _program(op: Operation, binder: Binder) -> Step:
 
 
 @step("tt.get_num_programs")
-def _programs(op: Operation, binder: Binder) -> Step:
+def _programs(op: Operation, binder: Binder) -> Step | None:
     axis = "xyz".index(op.words[0])
     (result,) = op.results
+    if binder.launch is not None:
+        binder.fix(op.results, [np.asarray([binder.launch.grid[axis]], np.int32)])
+        return None
 
     def programs(frame: Frame) -> None:
         frame.values[result] = np.asarray([frame.grid[axis]], np.int32)

@@ -8,14 +8,18 @@ from glm5_hal.conformance.simulated.ttir.errors import KernelError, TtirError
 from glm5_hal.conformance.simulated.ttir.frames import Frame, Parts, some
 from glm5_hal.conformance.simulated.ttir.graph import Operation
 from glm5_hal.conformance.simulated.ttir.registry import Binder, Routine, Step, step
+from glm5_hal.conformance.simulated.ttir.turns import known_indices, unrolled
 from glm5_hal.conformance.simulated.ttir.types import Array
 
 
 @step("scf.for")
-def _for(op: Operation, binder: Binder) -> Step:
+def _for(op: Operation, binder: Binder) -> Step | None:
     if op.words:
         raise TtirError("a loop over numbers without a sign is not executed here")
-    routine = binder.block(op.regions[0])
+    indices = known_indices(op, binder)
+    if indices is not None:
+        return unrolled(op, binder, indices)
+    routine = binder.for_parts().block(op.regions[0])
     bounds, initial = op.operands[:3], op.operands[3:]
 
     def loop(frame: Frame) -> None:
@@ -74,9 +78,13 @@ def _chosen(values: Sequence[Array], which: Array) -> list[Array]:
 
 
 @step("scf.if")
-def _if(op: Operation, binder: Binder) -> Step:
+def _if(op: Operation, binder: Binder) -> Step | None:
     (condition,) = op.operands
-    routines = [binder.block(region) for region in op.regions]
+    known = binder.fixed(op.operands)
+    if known is not None and (known[0] == known[0][0]).all():
+        return _chosen_branch(op, binder, 0 if known[0][0] else 1)
+    inner = binder.for_parts()
+    routines = [inner.block(region) for region in op.regions]
 
     def branch(frame: Frame) -> None:
         true = frame.get(condition)
@@ -94,9 +102,25 @@ def _if(op: Operation, binder: Binder) -> Step:
     return branch
 
 
+def _chosen_branch(op: Operation, binder: Binder, chosen: int) -> Step | None:
+    """The branch that all programs take in every run."""
+    if chosen >= len(op.regions):
+        return None
+    routine = binder.block(op.regions[chosen])
+    known = binder.fixed(routine.results)
+    if known is not None:
+        binder.fix(op.results, known)
+
+    def branch(frame: Frame) -> None:
+        frame.values.update(zip(op.results, routine.run(frame), strict=True))
+
+    return branch if routine.steps or known is None else None
+
+
 @step("scf.while")
 def _while(op: Operation, binder: Binder) -> Step:
-    before, after = (binder.block(region) for region in op.regions)
+    inner = binder.for_parts()
+    before, after = (inner.block(region) for region in op.regions)
 
     def repeat(frame: Frame) -> None:
         inner, rows = frame, np.arange(frame.count)

@@ -20,13 +20,14 @@ from glm5_hal.conformance.simulated.ttir import (
     updates,
 )
 from glm5_hal.conformance.simulated.ttir.chip import Chip
-from glm5_hal.conformance.simulated.ttir.frames import Frame
+from glm5_hal.conformance.simulated.ttir.frames import Frame, Launch
 from glm5_hal.conformance.simulated.ttir.front import Bound, ttir
 from glm5_hal.conformance.simulated.ttir.graph import largest
 from glm5_hal.conformance.simulated.ttir.memory import Memory
 from glm5_hal.conformance.simulated.ttir.parsing import parse
 from glm5_hal.conformance.simulated.ttir.passes import prepare
 from glm5_hal.conformance.simulated.ttir.registry import Binder, Routine
+from glm5_hal.conformance.simulated.ttir.specialised import Specialised, programs
 from glm5_hal.conformance.simulated.ttir.types import Array
 
 FAMILIES = (
@@ -36,6 +37,9 @@ FAMILIES = (
 
 ELEMENTS = 1 << 17
 """Most elements of the largest tile times the programs of a block, unless one program has more."""
+
+SMALL = 1 << 16
+"""Most such elements of a launch that is specialised: beyond, arithmetic costs more than order."""
 
 
 class Executable:
@@ -55,8 +59,12 @@ class Executable:
         prepare(module, chip.fused)
         body = module.entry.body
         self._arguments = [value.type for value in body.arguments]
-        self._routine: Routine = Binder(module, chip, self.name).block(body)
-        self._block = max(1, ELEMENTS // largest(body))
+        binder = Binder(module, chip, self.name)
+        with np.errstate(all="ignore"):
+            self._routine: Routine = binder.block(body)
+        self._specialised = Specialised(binder, body)
+        self._largest = largest(body)
+        self._block = max(1, ELEMENTS // self._largest)
 
     def run(
         self, grid: Sequence[int], arguments: Sequence[Any], order: Array | None = None
@@ -76,9 +84,8 @@ class Executable:
         given = [self._argument(memory, value, place) for place, value in enumerate(arguments)]
         x, y, z = (*grid, 1, 1)[:3]
         with np.errstate(all="ignore"):
-            for programs in self._programs((x, y, z), order):
-                frame = Frame(memory, (x, y, z), programs)
-                self._routine.run(frame, given)
+            for launch, routine in self._blocks((x, y, z), given, order):
+                routine.run(Frame(memory, launch.grid, launch.programs), given)
 
     def _argument(self, memory: Memory, value: Any, place: int) -> Array:
         """[1]: a pointer or a number."""
@@ -87,20 +94,20 @@ class Executable:
             return np.asarray([memory.pointer(value)], np.int64)
         return shapes.scalar(value, kind)
 
-    def _programs(
-        self, grid: tuple[int, int, int], order: Array | None
-    ) -> Iterator[tuple[Array, Array, Array]]:
-        """Numbers along x, y and z of each block's programs; [1] where they are all the same."""
+    def _blocks(
+        self, grid: tuple[int, int, int], given: Sequence[Array], order: Array | None
+    ) -> Iterator[tuple[Launch, Routine]]:
+        """The programs of each block, and what they do."""
         count = grid[0] * grid[1] * grid[2]
+        if order is None and count * self._largest <= SMALL:
+            found = self._specialised.find(grid, given)
+            if found is not None:
+                yield found
+                return
         every = np.arange(count) if order is None else order
         for begin in range(0, count, self._block):
             some = every[begin : begin + self._block]
-            places = np.unravel_index(some, grid)
-            made = [axis.astype(np.int32) for axis in places]
-            x, y, z = (
-                axis[:1] if size == 1 else axis for axis, size in zip(made, grid, strict=True)
-            )
-            yield x, y, z
+            yield Launch(grid, programs(grid, some)), self._routine
 
 
 @functools.lru_cache(maxsize=4096)

@@ -6,6 +6,7 @@ made only where it is needed.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,6 +15,19 @@ from glm5_hal.conformance.simulated.ttir.memory import Memory
 from glm5_hal.conformance.simulated.ttir.types import Array
 
 Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Programs that begin together.
+
+    Attributes:
+        grid: programs of the launch along x, y and z.
+        programs: numbers of these along x, y and z: [P] or [1] int32 each.
+    """
+
+    grid: tuple[int, int, int]
+    programs: tuple[Array, Array, Array]
 
 
 class Frame:

@@ -3,7 +3,6 @@
 A pointer is a number of elements of its type from the beginning of the stretch on.
 """
 
-import ctypes
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +10,9 @@ from torch import Tensor
 
 from glm5_hal.conformance.simulated.ttir.errors import KernelError
 from glm5_hal.conformance.simulated.ttir.types import Array
+
+Span = tuple[int, int]
+"""The least and the greatest of some pointers."""
 
 LINE = 64
 """Bytes to a multiple of which the stretch is extended."""
@@ -29,6 +31,7 @@ class Memory:
         last = max((end for _, end in spans), default=0)
         self.base = first // LINE * LINE
         self.size = -(-last // LINE) * LINE - self.base
+        self._bytes = _bytes(self.base, self.size)
         self._views: dict[np.dtype[np.generic], Array] = {}
         self._stretches: dict[tuple[int, np.dtype[np.generic]], Array] = {}
 
@@ -52,29 +55,37 @@ class Memory:
             raise KernelError(f"an address is no multiple of {size} bytes")
         return np.asarray(distances // size)
 
-    def gather(self, pointers: Array, dtype: "np.dtype[np.generic]") -> Array:
-        """Elements at pointers, of their shape."""
+    def gather(
+        self, pointers: Array, dtype: "np.dtype[np.generic]", span: Span | None = None
+    ) -> Array:
+        """Elements at pointers, of their shape; `span` of them where it is known."""
         view = self._view(dtype)
-        self._check(pointers, len(view), "reads")
+        self._check(pointers, len(view), "reads", span)
         return view.take(pointers, mode="clip")
 
-    def scatter(self, pointers: Array, values: Array) -> None:
+    def scatter(self, pointers: Array, values: Array, span: Span | None = None) -> None:
         """Write elements at pointers; where several are equal, the last one stays."""
         view = self._view(values.dtype)
-        self._check(pointers, len(view), "writes")
+        self._check(pointers, len(view), "writes", span)
         view[pointers] = values
 
-    def lines(self, pointers: Array, width: int, dtype: "np.dtype[np.generic]") -> Array:
+    def lines(
+        self,
+        pointers: Array,
+        width: int,
+        dtype: "np.dtype[np.generic]",
+        span: Span | None = None,
+    ) -> Array:
         """`width` elements side by side from each pointer on: [..., width]."""
         view = self._lines(width, dtype)
-        self._check(pointers, len(view), "reads")
+        self._check(pointers, len(view), "reads", span)
         made: Array = view[pointers]  # `take` would copy all of the view
         return made
 
-    def set_lines(self, pointers: Array, values: Array) -> None:
+    def set_lines(self, pointers: Array, values: Array, span: Span | None = None) -> None:
         """Write values [..., width] side by side from each pointer on."""
         view = self._lines(values.shape[-1], values.dtype)
-        self._check(pointers, len(view), "writes")
+        self._check(pointers, len(view), "writes", span)
         view[pointers] = values
 
     def _lines(self, width: int, dtype: "np.dtype[np.generic]") -> Array:
@@ -96,18 +107,33 @@ class Memory:
     def _view(self, dtype: "np.dtype[np.generic]") -> Array:
         found = self._views.get(dtype)
         if found is None:
-            memory = memoryview((ctypes.c_ubyte * self.size).from_address(self.base))
-            found = np.frombuffer(memory, dtype) if self.size else np.empty(0, dtype)
+            found = self._bytes.view(dtype)
             self._views[dtype] = found
         return found
 
     @staticmethod
-    def _check(pointers: Array, count: int, does: str) -> None:
-        if pointers.size and (int(pointers.min()) < 0 or int(pointers.max()) >= count):
+    def _check(pointers: Array, count: int, does: str, span: Span | None = None) -> None:
+        if not pointers.size:
+            return
+        least, greatest = span or (int(pointers.min()), int(pointers.max()))
+        if least < 0 or greatest >= count:
             bad = pointers[(pointers < 0) | (pointers >= count)][0]
             raise KernelError(
                 f"it {does} element {bad} of {count}: outside of the memory of its tensors"
             )
+
+
+class _Stretch:
+    """What numpy asks for an array on memory that is there already."""
+
+    def __init__(self, address: int, size: int) -> None:
+        place = {"version": 3, "typestr": "|u1", "data": (address, False), "shape": (size,)}
+        self.__array_interface__ = place
+
+
+def _bytes(address: int, size: int) -> Array:
+    """Memory as bytes; a ctypes array would need a type of its own for every size."""
+    return np.asarray(_Stretch(address, size)) if size else np.empty(0, np.uint8)
 
 
 def _span(tensor: Tensor) -> tuple[int, int]:

@@ -1,13 +1,12 @@
 """Which operations are known, and how each is made a step over the programs of a frame."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-import numpy as np
+from types import MappingProxyType
+from typing import Any, cast
 
 from glm5_hal.conformance.simulated.ttir.chip import Change, Chip
 from glm5_hal.conformance.simulated.ttir.errors import KernelError, TtirError
-from glm5_hal.conformance.simulated.ttir.frames import Frame
+from glm5_hal.conformance.simulated.ttir.frames import Frame, Launch
 from glm5_hal.conformance.simulated.ttir.graph import Block, Function, Module, Operation, Value
 from glm5_hal.conformance.simulated.ttir.types import Array
 
@@ -16,10 +15,10 @@ Kernel = Callable[..., Any]
 """Arrays of the operands to the array of the result, or to a tuple where there are several."""
 
 _pure: dict[str, Callable[[Operation, Chip], Kernel]] = {}
-_steps: dict[str, Callable[[Operation, "Binder"], Step]] = {}
+_steps: dict[str, Callable[[Operation, "Binder"], Step | None]] = {}
 
 Made = Callable[[Operation, Chip], Kernel]
-Bound = Callable[[Operation, "Binder"], Step]
+Bound = Callable[[Operation, "Binder"], Step | None]
 
 
 def pure(*names: str) -> Callable[[Made], Made]:
@@ -67,15 +66,11 @@ class Routine:
         self.steps = [
             (op, one, tuple(value for value in op.drops if value not in fixed)) for op, one in steps
         ]
-        self.fixed = {
-            result: fixed[result]
-            for op in block.operations
-            for result in op.results
-            if result in fixed
-        }
         self.arguments = block.arguments
         self.where = where
         self.results: tuple[Value, ...] = block.operations[-1].operands
+        used = {*self.results, *(value for op, _ in steps for value in op.used())}
+        self.fixed = {value: fixed[value] for value in used if value in fixed}
 
     def run(self, frame: Frame, arguments: Sequence[Array] = ()) -> list[Array]:
         """What the block hands over, for arguments [P or 1, ...]."""
@@ -103,18 +98,30 @@ def _placed(kernel: str, op: Operation, error: Exception) -> str:
 class Binder:
     """Makes blocks of one kernel runnable on one chip.
 
+    What depends on known values alone is computed here, once, and is no step.
+
     Args:
         module: functions of the kernel.
         chip: that runs it.
         kernel: its name.
+        known: values that are the same in every run.
+        launch: the programs, where the blocks are made for one launch and its like.
     """
 
-    def __init__(self, module: Module, chip: Chip, kernel: str) -> None:
+    def __init__(
+        self,
+        module: Module,
+        chip: Chip,
+        kernel: str,
+        known: Mapping[Value, Array] = MappingProxyType({}),
+        launch: Launch | None = None,
+    ) -> None:
         self.module = module
         self.chip = chip
         self.kernel = kernel
+        self.launch = launch
         self._functions: dict[str, Routine] = {}
-        self._fixed: dict[Value, Array] = {}
+        self._fixed: dict[Value, Array] = dict(known)
 
     def function(self, name: str) -> Routine:
         """A function that the kernel calls."""
@@ -122,17 +129,44 @@ class Binder:
             found: Function | None = self.module.functions.get(name)
             if found is None:
                 raise TtirError(f"{self.kernel}: it calls {name}, which its TTIR lacks")
-            self._functions[name] = self.block(found.body)
+            self._functions[name] = self.for_parts().block(found.body)
         return self._functions[name]
 
     def block(self, block: Block) -> Routine:
         """The steps of a block."""
         steps = []
         for op in block.operations[:-1]:
+            if op.results and all(result in self._fixed for result in op.results):
+                continue
             one = self._step(op)
             if one is not None:
                 steps.append((op, one))
         return Routine(steps, block, self._fixed, self.kernel)
+
+    def fixed(self, values: Sequence[Value]) -> list[Array] | None:
+        """Values that are known; None where one of them is not."""
+        found = [self._fixed.get(value) for value in values]
+        return None if any(one is None for one in found) else cast("list[Array]", found)
+
+    def fix(self, values: Sequence[Value], arrays: Sequence[Array]) -> None:
+        """Make values known."""
+        self._fixed.update(zip(values, arrays, strict=True))
+
+    @property
+    def known(self) -> Mapping[Value, Array]:
+        """What is the same in every run."""
+        return MappingProxyType(self._fixed)
+
+    def turn(self) -> "Binder":
+        """For a block that is done several times, each time with other known values."""
+        return Binder(self.module, self.chip, self.kernel, self._fixed, self.launch)
+
+    def for_parts(self) -> "Binder":
+        """For a block that some of the programs may do: what differs among them is not known."""
+        if self.launch is None:
+            return self
+        same = {value: array for value, array in self._fixed.items() if len(array) == 1}
+        return Binder(self.module, self.chip, self.kernel, same)
 
     def _step(self, op: Operation) -> Step | None:
         """What an operation does; None where its results are known already."""
@@ -151,13 +185,11 @@ class Binder:
     def _pure_step(self, op: Operation, kernel: Kernel) -> Step | None:
         change = self.chip.after(op)
         made = kernel if change is None else _changed(kernel, change)
-        known = [self._fixed.get(operand) for operand in op.operands]
-        if any(one is None for one in known):
+        known = self.fixed(op.operands)
+        if known is None:
             return _stored(op, made)
-        with np.errstate(all="ignore"):
-            found = made(*known)
-        results = (found,) if len(op.results) == 1 else found
-        self._fixed.update(zip(op.results, results, strict=True))
+        found = made(*known)
+        self.fix(op.results, (found,) if len(op.results) == 1 else found)
         return None
 
 
