@@ -49,7 +49,9 @@ class Decoder:
 
     def hidden(self, step: Step) -> Tensor:
         """The step's [T, D] normed for the head; valid until the next step."""
-        recording = self._recording(step) if self._recorded else None
+        # who watches op calls would see none of a replay
+        watched = bool(self._model.runtime.observers)
+        recording = self._recording(step) if self._recorded and not watched else None
         if recording is None:
             return self._model.forward(step, self._cache)
         _fill(recording.step, step)

@@ -1,5 +1,6 @@
 """The fast profile with compiled kernels: the CPU's own instructions, in one order of every sum."""
 
+from collections.abc import Callable
 from types import MappingProxyType
 
 import torch
@@ -11,6 +12,7 @@ from glm5_hal.backends.cpu.host import DTYPES, PROFILES
 from glm5_hal.backends.cpu.with_kernels import WithKernels
 from glm5_hal.contract import FLOAT
 from glm5_hal.kernels.cpu.fast import COMPILER, MODES, Fast, Packed
+from glm5_hal.kernels.cpu.tape import recording
 
 PACKED = (WeightRole.LINEAR, WeightRole.HEAD_LINEAR, WeightRole.EXPERTS)
 """Roles whose weights are kept in the layout of products alone."""
@@ -47,6 +49,13 @@ class CpuFast(WithKernels, CpuBackend):
             return super().prepare_weight(role, tensor)
         matrices = tensor.unsqueeze(0) if tensor.ndim == 2 else tensor
         return Weight(role, tuple(tensor.shape), tensor.dtype, self._kernels.pack(matrices))
+
+    def record(self, step: Callable[[], None]) -> Callable[[], None] | None:
+        if type(self) is not CpuFast:
+            return None  # a class made of this one may compute what no tape sees
+        with recording() as tape:
+            step()
+        return tape.play if tape.whole else None
 
     def linear(self, x: Tensor, w: Weight, out_dtype: torch.dtype | None = None) -> Tensor:
         return self._kernels.linear(x, _packed(w), out_dtype or x.dtype)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from glm5_hal import Runtime, open_runtime
+from glm5_hal import open_runtime
 from glm5_hal.model.decode import Decoder
 from glm5_hal.model.generate import generate
 from glm5_hal.model.glm5 import GLM5
@@ -115,8 +115,44 @@ def test_the_text_is_the_same_recorded_and_not(
     assert replays.replayed == replayed
 
 
-def test_a_backend_that_records_nothing_runs_every_step(model: GLM5, runtime: Runtime) -> None:
-    assert runtime.backend.record(lambda: None) is None
+def test_a_backend_that_records_nothing_runs_every_step(
+    model: GLM5, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model.runtime.backend, "record", lambda step: None)
     cache = _cache(model, 1)
     step = cache.append([(cache.add(), [1, 2, 3])])
     assert Decoder(model, cache).hidden(step).shape == (3, model.config.hidden_size)
+
+
+def test_a_step_that_is_watched_is_not_replayed(
+    model: GLM5, replays: Replays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(
+        model.runtime, "observers", [lambda op, args, kwargs, result: seen.append(op.name)]
+    )
+    cache = _cache(model, 1)
+    decoder, handle = Decoder(model, cache), cache.add()
+    for token in range(3):
+        decoder.hidden(cache.append([(handle, [token])]))
+    assert seen.count("embedding") == 3
+    assert replays.recorded == 0
+
+
+def test_what_the_backend_itself_records_has_the_same_bits(
+    model: GLM5, random_ids: Callable[..., list[list[int]]]
+) -> None:
+    """Whatever `record` the CPU has here: tapes of the compiled kernels, or none."""
+
+    def run(recorded: bool) -> list[torch.Tensor]:
+        prompts = random_ids(60, 7, vocab=VOCAB)
+        cache = _cache(model, len(prompts))
+        handles = [cache.add() for _ in prompts]
+        model.forward(cache.append(list(zip(handles, prompts, strict=True))), cache)
+        decoder = Decoder(model, cache, recorded=recorded)
+        return [
+            decoder.hidden(cache.append([(handle, [token]) for handle in handles])).clone()
+            for token in range(20)
+        ]
+
+    assert torch.equal(torch.stack(run(True)), torch.stack(run(False)))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from glm5_hal.handles import Cache, PagedContext
+from glm5_hal.kernels.cpu.tape import run
 
 _fast: Any = importlib.import_module("glm5_hal.kernels.cpu.fast._fast")
 
@@ -76,20 +77,20 @@ class Fast:
     def linear(self, x: Tensor, w: Packed, dtype: torch.dtype) -> Tensor:
         """x [T, K] times w [1, N, K]: [T, N]."""
         out = torch.empty(x.shape[0], w.shape[1], dtype=dtype)
-        self._mill.linear(torch.get_num_threads(), _rows(x), w.handle, out)
+        run(self._mill.linear, torch.get_num_threads(), _rows(x), w.handle, out)
         return out
 
     def grouped_linear(self, x: Tensor, w: Packed, offsets: Tensor) -> Tensor:
         """Rows [P, N]: x[offsets[e] : offsets[e + 1]] times w[e]."""
         out = torch.empty(x.shape[0], w.shape[1], dtype=x.dtype)
         threads = torch.get_num_threads()
-        self._mill.grouped_linear(threads, _rows(x), w.handle, offsets.contiguous(), out)
+        run(self._mill.grouped_linear, threads, _rows(x), w.handle, offsets.contiguous(), out)
         return out
 
     def head_linear(self, x: Tensor, w: Packed) -> Tensor:
         """[T, H, N]: x[:, h] times w[h] for x [T, H, K]."""
         out = torch.empty(*x.shape[:2], w.shape[1], dtype=x.dtype)
-        self._mill.head_linear(torch.get_num_threads(), _rows(x), w.handle, out)
+        run(self._mill.head_linear, torch.get_num_threads(), _rows(x), w.handle, out)
         return out
 
     def experts(
@@ -104,7 +105,8 @@ class Fast:
         """[T, D]: each token's experts by ids [T, k], weighted, then the shared rows."""
         out = torch.empty(x.shape[0], down.shape[1], dtype=x.dtype)
         other = None if shared is None else _rows(shared)
-        self._mill.experts(
+        run(
+            self._mill.experts,
             *(torch.get_num_threads(), _rows(x), ids.contiguous(), weights.contiguous()),
             *(gate_up.handle, down.handle, other, out),
         )
@@ -117,29 +119,29 @@ class Fast:
         y = torch.empty(x.shape, dtype=x.dtype)
         threads = torch.get_num_threads()
         if residual is None:
-            self._mill.rms_norm(threads, _rows(x), None, w, eps, None, y)
+            run(self._mill.rms_norm, threads, _rows(x), None, w, eps, None, y)
             return y, x
         h = torch.empty(x.shape, dtype=x.dtype)
-        self._mill.rms_norm(threads, _rows(x), _rows(residual), w, eps, h, y)
+        run(self._mill.rms_norm, threads, _rows(x), _rows(residual), w, eps, h, y)
         return y, h
 
     def layer_norm(self, x: Tensor, w: Tensor, b: Tensor, eps: float) -> Tensor:
         """[T, D]."""
         y = torch.empty(x.shape, dtype=x.dtype)
-        self._mill.layer_norm(torch.get_num_threads(), _rows(x), w, b, eps, y)
+        run(self._mill.layer_norm, torch.get_num_threads(), _rows(x), w, b, eps, y)
         return y
 
     def rope(self, x: Tensor, positions: Tensor, table: Tensor, interleaved: bool) -> Tensor:
         """x [T, H, R] turned by rows of table [P, R]: cosines, then sines."""
         out = torch.empty(x.shape, dtype=x.dtype)
         threads = torch.get_num_threads()
-        self._mill.rope(threads, _rows(x), positions.contiguous(), table, interleaved, out)
+        run(self._mill.rope, threads, _rows(x), positions.contiguous(), table, interleaved, out)
         return out
 
     def swiglu(self, gate_up: Tensor) -> Tensor:
         """[T, I] from [T, 2I]."""
         out = torch.empty(gate_up.shape[0], gate_up.shape[1] // 2, dtype=gate_up.dtype)
-        self._mill.swiglu(torch.get_num_threads(), _rows(gate_up), out)
+        run(self._mill.swiglu, torch.get_num_threads(), _rows(gate_up), out)
         return out
 
     def combine(
@@ -148,7 +150,8 @@ class Fast:
         """[T, D] from rows [P, D]; `places` [T, k] int32 says which row a slot has."""
         out = torch.empty(weights.shape[0], rows.shape[1], dtype=rows.dtype)
         other = None if shared is None else _rows(shared)
-        self._mill.combine(
+        run(
+            self._mill.combine,
             *(torch.get_num_threads(), _rows(rows), places.contiguous(), weights.contiguous()),
             *(other, out),
         )
@@ -166,7 +169,8 @@ class Fast:
         """(ids int32, weights float32), each [T, k]; groups: how many, and how many are kept."""
         ids = torch.empty(logits.shape[0], k, dtype=torch.int32)
         weights = torch.empty(logits.shape[0], k)
-        self._mill.route(
+        run(
+            self._mill.route,
             *(torch.get_num_threads(), logits.contiguous(), bias, *groups, normalize, scale),
             *(ids, weights),
         )
@@ -174,14 +178,15 @@ class Fast:
 
     def cache_write(self, cache: Tensor, rows: Tensor, slots: Tensor) -> None:
         """Rows [T, W] to distinct slots [T] of cache [slots, W]."""
-        self._mill.cache_write(cache, _rows(rows), slots.contiguous())
+        run(self._mill.cache_write, cache, _rows(rows), slots.contiguous())
 
     def index_scores(
         self, q: Tensor, w: Tensor, keys: Cache, context: PagedContext, scale: float
     ) -> Tensor:
         """[T, max_length] float32, -Inf behind each length."""
         out = torch.full((q.shape[0], context.max_length), -torch.inf)
-        self._mill.index_scores(
+        run(
+            self._mill.index_scores,
             *(torch.get_num_threads(), _rows(q), w.contiguous(), scale),
             *(*_paging(keys, context), out),
         )
@@ -192,7 +197,8 @@ class Fast:
     ) -> Tensor:
         """[T, k] int32: `topk` of `index_scores`."""
         out = torch.empty(q.shape[0], k, dtype=torch.int32)
-        self._mill.dsa_select(
+        run(
+            self._mill.dsa_select,
             *(torch.get_num_threads(), _rows(q), w.contiguous(), scale),
             *(*_paging(keys, context), out),
         )
@@ -201,7 +207,7 @@ class Fast:
     def topk(self, scores: Tensor, lengths: Tensor, k: int) -> Tensor:
         """[T, k] int32."""
         out = torch.empty(scores.shape[0], k, dtype=torch.int32)
-        self._mill.topk(torch.get_num_threads(), _rows(scores), lengths.contiguous(), out)
+        run(self._mill.topk, torch.get_num_threads(), _rows(scores), lengths.contiguous(), out)
         return out
 
     def attention(
@@ -216,7 +222,8 @@ class Fast:
         """[T, H, C]."""
         out = torch.empty(q_latent.shape, dtype=q_latent.dtype)
         chosen = None if indices is None else indices.contiguous()
-        self._mill.attention(
+        run(
+            self._mill.attention,
             *(torch.get_num_threads(), _rows(q_latent), _rows(q_rope)),
             *(*_paging(cache, context), scale, chosen, out),
         )
