@@ -9,6 +9,8 @@ WIDTH, HEIGHT = 460, 340
 """Of a panel."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 108, 40, 46
 _HEAD, _FOOT = 34, 22
+_LETTER = 6
+"""Width of a letter of the note, about."""
 _LINE = 14
 """Least distance of two labels."""
 _MARK = 3.5
@@ -87,7 +89,8 @@ class _Scale:
 
 def chart(title: str, panels: Sequence[Panel], note: str = "") -> str:
     """Panels side by side under a title."""
-    width, height = WIDTH * len(panels), HEIGHT + _HEAD + _FOOT
+    width = max(WIDTH * len(panels), 32 + _LETTER * max(len(note), len(title)))
+    height = HEIGHT + _HEAD + _FOOT
     body = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'width="{width}" height="{height}" role="img" aria-label="{escape(title)}">',
