@@ -45,7 +45,7 @@ SIMULATED = tuple(
     for backend in ("ascend", "cambricon", "enflame", "hygon", "kunlun", "metax", "moore_threads")
     for profile in ("fast", "exact")
 )
-BASELINE = ROOT / "conformance" / "bench" / "baselines" / "cpu.json"
+BASELINE = ROOT / "conformance" / "bench" / "baseline_cpu.json"
 """Ratios to torch's ops that `bench` holds: of mid's shapes, on two threads."""
 LOWERED = ROOT / ".nox" / "lowering.json"
 CHECKED = ROOT / ".nox" / "ascend.json"

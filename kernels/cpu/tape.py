@@ -84,7 +84,7 @@ class _TorchCalls(TorchDispatchMode):
     """Puts torch's own operators on a tape. A view needs no call: it shows what its base holds."""
 
     def __init__(self, tape: Tape) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._tape = tape
 
     @classmethod
