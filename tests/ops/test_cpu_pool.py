@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 
-# without a compiler there are no kernels, and so no threads of ours
-@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is needed")
+@pytest.mark.skipif(
+    shutil.which("g++") is None, reason="no g++: then there are no kernels, and no threads of ours"
+)
 def test_the_lowest_items_error_leaves_a_region(tmp_path: Path) -> None:
     sources = Path(str(files("glm5_hal.kernels.cpu")))
     here = Path(__file__).with_name("pool_errors.cpp")

@@ -13,8 +13,9 @@ from glm5_hal.kernels.cpu import tape
 
 CpuFast = CpuBackend.in_profile(Numerics.FAST)
 if CpuFast is CpuBackend:
-    # the package installs without a compiler, and then nothing can be recorded
-    pytest.skip("the compiled kernels were not built here", allow_module_level=True)
+    pytest.skip(
+        "no kernels: installed without a compiler, nothing is recorded", allow_module_level=True
+    )
 
 
 @pytest.fixture
