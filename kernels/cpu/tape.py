@@ -1,6 +1,6 @@
 """Calls that were made once, to be made again on the same tensors, without the Python around."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -49,7 +49,7 @@ class Tape:
         """The step does what cannot be repeated."""
         self._refused = True
 
-    def hold(self, tensors: Iterator[Tensor]) -> None:
+    def hold(self, tensors: Iterable[Tensor]) -> None:
         """Count the memory of new tensors."""
         self._held += sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
@@ -110,7 +110,7 @@ class _TorchCalls(TorchDispatchMode):
         if not all(isinstance(tensor, Tensor) for tensor in tensors):
             self._tape.refuse()
             return
-        self._tape.hold(iter(tensors))
+        self._tape.hold(tensors)
         if func.overloadpacket.__name__ in _EMPTY:
             return
         into = _into(func)
