@@ -32,6 +32,7 @@ def plan(
         {
             "backend": f"{decided.backend}:{decided.index}",
             "numerics": decided.numerics.value,
+            **({"mode": decided.mode} if decided.mode else {}),
             "contract version": str(decided.contract_version),
             **decided.versions,
             "hash": decided.hash,

@@ -1,6 +1,7 @@
 """`backends`, `doctor`, `plan`: what this machine has, and what the environment selects."""
 
 import json
+import re
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
@@ -121,6 +122,7 @@ def test_plan_names_every_implementation(call: Call) -> None:
     assert result.stderr == ""
     assert json.loads(result.stdout) == {**plan.to_dict(), "hash": plan.hash}
     text = call("plan").stdout
+    assert "".join(re.findall(r"^mode +(\S+)$", text, re.MULTILINE)) == plan.mode
     assert plan.hash in text
     assert all(f"{name} " in text for name in plan.ops)
 
