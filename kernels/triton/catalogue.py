@@ -165,9 +165,12 @@ class _Table:
         rows = f"x:*{dtype} exponents:*i32"
         function = fixing.exponents_kernel
         yield self.entry("row_exponents", EXACT, function, "exponents", rows, dtype)
+        types, function = f"{rows} planes:*i8", fixing.cut_kernel
         for count in {3, digits}:
-            types, label = f"{rows} planes:*i8", f"{dtype}-{count}"
-            yield self.entry("linear", EXACT, fixing.cut_kernel, "cut", types, label, digits=count)
+            size, label = {"known": False, "digits": count}, f"{dtype}-{count}"
+            yield self.entry("linear", EXACT, function, "cut", types, label, **size)
+        size = {"known": True, "digits": 3}
+        yield self.entry("linear_limbs", EXACT, function, "cut", types, f"{dtype}-known", **size)
 
     def products(self, dtype: str, digits: int) -> Iterator[Kernel]:
         """Matrix products."""

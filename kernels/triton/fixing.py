@@ -126,6 +126,18 @@ def valued(high, low, x_exponent, y_exponent, digits: tl.constexpr):
 
 
 @triton.jit
+def largest_exponents(start, inside, width, rows: tl.constexpr, block: tl.constexpr):
+    """Exponents [rows] of rows of `width` values at pointers `start` [rows, 1]."""
+    largest = tl.zeros([rows, block], tl.int32)
+    for begin in range(0, width, block):
+        column = begin + tl.arange(0, block)
+        mask = inside[:, None] & (column < width)[None, :]
+        value = widen(tl.load(start + column[None, :], mask=mask, other=0.0))
+        largest = tl.maximum(largest, field_of(value))
+    return exponent_of(tl.max(largest, 1))
+
+
+@triton.jit
 def exponents_kernel(
     first,
     x,
@@ -138,14 +150,10 @@ def exponents_kernel(
 ):
     """Exponents [count] of rows x [count, width]."""
     row = (tl.program_id(0) + first) * rows + tl.arange(0, rows)
+    inside = row < count
     start = x + row.to(tl.int64)[:, None] * stride
-    largest = tl.zeros([rows, block], tl.int32)
-    for begin in range(0, width, block):
-        column = begin + tl.arange(0, block)
-        mask = (row < count)[:, None] & (column < width)[None, :]
-        value = widen(tl.load(start + column[None, :], mask=mask, other=0.0))
-        largest = tl.maximum(largest, field_of(value))
-    tl.store(exponents + row, exponent_of(tl.max(largest, 1)), mask=row < count)
+    found = largest_exponents(start, inside, width, rows, block)
+    tl.store(exponents + row, found, mask=inside)
 
 
 @triton.jit
@@ -158,32 +166,44 @@ def cut_kernel(
     width,
     stride,
     plane,
+    known: tl.constexpr,
     digits: tl.constexpr,
     rows: tl.constexpr,
     block: tl.constexpr,
 ):
-    """Digit planes [digits, count, width] of rows x [count, width] with known exponents."""
-    program = tl.program_id(0) + first
-    across = tl.cdiv(width, block)
-    row = (program // across) * rows + tl.arange(0, rows)
-    column = (program % across) * block + tl.arange(0, block)
-    mask = (row < count)[:, None] & (column < width)[None, :]
+    """Digit planes [digits, count, width] of rows x [count, width].
+
+    Relative to known exponents, or to the rows' own, which are written. A second pass over rows
+    that were just read costs less than a second launch.
+    """
+    row = (tl.program_id(0) + first) * rows + tl.arange(0, rows)
+    inside = row < count
     at = row.to(tl.int64)[:, None]
-    value = widen(tl.load(x + at * stride + column[None, :], mask=mask, other=0.0))
-    exponent = tl.load(exponents + row, mask=row < count, other=0)
-    whole = fix(value, exponent[:, None], digits)
-    out = planes + at * width + column[None, :]
-    for place in tl.static_range(digits):
-        tl.store(out + place * plane, digit(whole, place), mask=mask)
+    start = x + at * stride
+    if known:
+        exponent = tl.load(exponents + row, mask=inside, other=0)
+    else:
+        exponent = largest_exponents(start, inside, width, rows, block)
+        tl.store(exponents + row, exponent, mask=inside)
+    for begin in range(0, width, block):
+        column = begin + tl.arange(0, block)
+        mask = inside[:, None] & (column < width)[None, :]
+        value = widen(tl.load(start + column[None, :], mask=mask, other=0.0))
+        whole = fix(value, exponent[:, None], digits)
+        out = planes + at * width + column[None, :]
+        for place in tl.static_range(digits):
+            tl.store(out + place * plane, digit(whole, place), mask=mask)
 
 
 def exponents_of(x: Tensor, target: Target) -> Tensor:
     """Exponents [rows] int32 of the rows of x [rows, K], float32 or bfloat16."""
     count, width = x.shape
     out = torch.empty(count, dtype=torch.int32, device=x.device)
-    programs = tiles_of(count, target.tile("exponents").sizes["rows"])
+    tile = target.tile("exponents")
+    programs = tiles_of(count, tile.sizes["rows"])
     arguments = (x, out, count, width, x.stride(0))
-    target.launch(exponents_kernel, programs, *arguments, tile="exponents")
+    block = tile.fitted("block", width)
+    target.launch(exponents_kernel, programs, *arguments, tile="exponents", block=block)
     return out
 
 
@@ -196,11 +216,13 @@ def cut(
     """
     count, width = x.shape
     digits = digits or digits_of(x.dtype)
+    known = exponents is not None
     if exponents is None:
-        exponents = exponents_of(x, target)
+        exponents = torch.empty(count, dtype=torch.int32, device=x.device)
     planes = torch.empty(digits, count, width, dtype=torch.int8, device=x.device)
-    sizes = target.tile("cut").sizes
-    programs = tiles_of(count, sizes["rows"]) * tiles_of(width, sizes["block"])
+    tile = target.tile("cut")
+    programs = tiles_of(count, tile.sizes["rows"])
     arguments = (x, exponents, planes, count, width, x.stride(0), count * width)
-    target.launch(cut_kernel, programs, *arguments, tile="cut", digits=digits)
+    constants = {"known": known, "digits": digits, "block": tile.fitted("block", width)}
+    target.launch(cut_kernel, programs, *arguments, tile="cut", **constants)
     return Digits(planes, exponents)

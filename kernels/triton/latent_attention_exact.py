@@ -303,9 +303,9 @@ def weighted_sums(
     digits = digits_of(cache.dtype)
     selection = (indices if indices is not None else visible, longest)
     integers: dict[str, Any] = {"dtype": torch.int32, "device": out.device}
-    sizes = target.tile("attention_scores").sizes
-    heads = min(padded(count), sizes["heads"])
-    blocks = tiles_of(longest, sizes["block"])
+    tile = target.tile("attention_scores")
+    heads = tile.fitted("heads", count)
+    blocks = tiles_of(longest, tile.sizes["block"])
     scores = torch.empty(tokens, count, longest, dtype=torch.float32, device=out.device)
     exponents = torch.empty(tokens, longest, **integers)
     tops, lifts = (torch.empty(tokens, blocks, count, **integers) for _ in range(2))
@@ -323,10 +323,9 @@ def weighted_sums(
         heads=heads,
     )
     tops, lifts = (part.amax(1) for part in (tops, lifts))  # of integers: in any order
-    sizes = target.tile("attention_sums").sizes
-    heads = min(padded(count), sizes["heads"])
-    columns = min(padded(width), sizes["columns"])
-    splits = tiles_of(longest, sizes["span"])
+    tile = target.tile("attention_sums")
+    heads, columns = tile.fitted("heads", count), tile.fitted("columns", width)
+    splits = tiles_of(longest, tile.sizes["span"])
     plane = tokens * splits * count
     sums = torch.empty(2, plane, width, **integers)
     masses = torch.empty(2, plane, **integers)

@@ -168,9 +168,9 @@ def weighted_sums(
     """Fill out [T, H, C] for as many tokens as scratch holds the spans' sums of."""
     tokens, count, width = out.shape
     chosen = visible if indices is None else indices
-    sizes = target.tile("attention_spans").sizes
-    heads = min(padded(count), sizes["heads"])
-    spans = tiles_of(longest, sizes["span"])
+    tile = target.tile("attention_spans")
+    heads = tile.fitted("heads", count)
+    spans = tiles_of(longest, tile.sizes["span"])
     floats: dict[str, Any] = {"dtype": torch.float32, "device": out.device}
     sums = torch.empty(tokens, spans, count, width, **floats)
     masses, tops = (torch.empty(tokens, spans, count, **floats) for _ in range(2))
@@ -191,6 +191,6 @@ def weighted_sums(
         tokens * count,
         *(visible, sums, masses, tops, out, count, width, spans),
         tile="attention_end",
-        span=sizes["span"],
+        span=tile.sizes["span"],
         block=padded(width),
     )

@@ -61,15 +61,16 @@ def exact(x: Tensor, w: Digits, exponents: Tensor, target: Target) -> Tensor:
     rows = cut(x, target, ACTIVATION_DIGITS, exponents)
     _, width, length = w.planes.shape
     out = torch.empty(x.shape[0], width, 3, dtype=torch.int32, device=x.device)
-    sizes = target.tile("exact_product").sizes
-    tiles = tiles_of(x.shape[0], sizes["rows"])
+    tile = target.tile("exact_product")
+    tiles = tiles_of(x.shape[0], tile.sizes["rows"])
     target.launch(
         limbs_kernel,
-        tiles * tiles_of(width, sizes["columns"]),
+        tiles * tiles_of(width, tile.sizes["columns"]),
         *(rows.planes, w.planes, out, x.shape[0], width, length),
         *(rows.planes.stride(0), w.planes.stride(0), tiles),
         tile="exact_product",
         digits=w.digits,
         long=length > SEGMENT.value,
+        depth=tile.fitted("depth", length, least=32),
     )
     return out

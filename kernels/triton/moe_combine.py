@@ -75,11 +75,12 @@ def _run(
     count = slots.shape[0]
     programs = tiles_of(count, target.tile("invert").sizes["block"])
     target.launch(invert_kernel, programs, slots, places, count, tile="invert")
-    sizes = target.tile("elements").sizes
-    programs = tiles_of(tokens, sizes["rows"]) * tiles_of(width, sizes["block"])
+    tile = target.tile("elements")
+    block = tile.fitted("block", width)
+    programs = tiles_of(tokens, tile.sizes["rows"]) * tiles_of(width, block)
     other = rows if shared is None else shared.contiguous()
     arguments = (rows, places, weights.contiguous(), other, out, tokens, width, k)
-    constants = {"added": shared is not None, "exact": exactly}
+    constants = {"added": shared is not None, "exact": exactly, "block": block}
     target.launch(combine_kernel, programs, *arguments, tile="elements", **constants)
     return out
 

@@ -285,10 +285,11 @@ def exact(
     width = out.shape[-1]
     count = total if offsets is not None else total // groups
     small = count <= target.tile("exact_small").sizes["rows"]
-    tile = "exact_small" if small else "exact_product"
-    sizes = target.tile(tile).sizes
-    tiles = _tiles(count, sizes["rows"], offsets, groups)
-    programs = tiles * tiles_of(width, sizes["columns"]) * (1 if offsets is not None else groups)
+    name = "exact_small" if small else "exact_product"
+    tile = target.tile(name)
+    tiles = _tiles(count, tile.sizes["rows"], offsets, groups)
+    programs = tiles * tiles_of(width, tile.sizes["columns"])
+    programs *= 1 if offsets is not None else groups
     arguments = (
         *(x.planes, x.exponents, w.planes, w.exponents, out),
         *(out if offsets is None else offsets, count, width, length, groups, step, lead),
@@ -299,8 +300,9 @@ def exact(
         "padded_groups": padded(groups),
         "digits": w.digits,
         "long": length > SEGMENT.value,
+        "depth": tile.fitted("depth", length, least=32),
     }
-    target.launch(exact_kernel, programs, *arguments, tile=tile, **constants)
+    target.launch(exact_kernel, programs, *arguments, tile=name, **constants)
     return out
 
 
@@ -321,7 +323,8 @@ def fast(
     count = total if offsets is not None else total // groups
     sizes = target.tile("fast_product").sizes
     tiles = _tiles(count, sizes["rows"], offsets, groups)
-    programs = tiles * tiles_of(width, sizes["columns"]) * (1 if offsets is not None else groups)
+    programs = tiles * tiles_of(width, sizes["columns"])
+    programs *= 1 if offsets is not None else groups
     arguments = (
         *(x, w, out, out if offsets is None else offsets),
         *(count, width, length, groups, step, lead, tiles),

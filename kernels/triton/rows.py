@@ -51,11 +51,13 @@ def _launch(
     word = _WORD[source.element_size()]
     source, goal = source.view(word), goal.view(word)
     width = source.shape[1]
-    sizes = target.tile("rows").sizes
-    programs = tiles_of(places.shape[0], sizes["rows"]) * tiles_of(width, sizes["block"])
+    tile = target.tile("rows")
+    block = tile.fitted("block", width)
+    programs = tiles_of(places.shape[0], tile.sizes["rows"]) * tiles_of(width, block)
     arguments = (source, goal, places, places.shape[0], width)
     strides = (source.stride(0), shared)
-    target.launch(move_kernel, programs, *arguments, *strides, tile="rows", scatter=scatter)
+    constants = {"scatter": scatter, "block": block}
+    target.launch(move_kernel, programs, *arguments, *strides, tile="rows", **constants)
 
 
 def gather(source: Tensor, places: Tensor, target: Target, shared: int = 1) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from glm5_hal.kernels.triton.fixing import shifted
 from glm5_hal.kernels.triton.floats import INFINITY, READ, SIGN, exp, order_key
-from glm5_hal.kernels.triton.target import Target, padded, tiles_of
+from glm5_hal.kernels.triton.target import Target, tiles_of
 from glm5_hal.kernels.triton.wide import (
     add_word,
     at_least,
@@ -165,7 +165,7 @@ def run(
     limits: Tensor = torch.round(
         top_p * 2.0**24
     ).int()  # exact product: one rounding, to an integer
-    block = min(padded(width), target.tile("sample").sizes["block"])
+    block = target.tile("sample").fitted("block", width)
     arguments: tuple[Any, ...] = (logits, temperature, largest, greedy, drawn, width)
     target.launch(largest_kernel, rows, *arguments, tile="sample", block=block)
     arguments = (logits, temperature, largest, drawn, weights, width)

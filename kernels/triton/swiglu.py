@@ -45,9 +45,10 @@ def _run(kernel: object, gate_up: Tensor, target: Target) -> Tensor:
     gate_up = gate_up.contiguous()
     count, width = gate_up.shape[0], gate_up.shape[1] // 2
     out = torch.empty(count, width, dtype=gate_up.dtype, device=gate_up.device)
-    sizes = target.tile("elements").sizes
-    programs = tiles_of(count, sizes["rows"]) * tiles_of(width, sizes["block"])
-    target.launch(kernel, programs, gate_up, out, count, width, tile="elements")
+    tile = target.tile("elements")
+    block = tile.fitted("block", width)
+    programs = tiles_of(count, tile.sizes["rows"]) * tiles_of(width, block)
+    target.launch(kernel, programs, gate_up, out, count, width, tile="elements", block=block)
     return out
 
 

@@ -34,6 +34,10 @@ class Tile:
     stages: int = 2
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
+    def fitted(self, size: str, extent: int, least: int = 16) -> int:
+        """A size, or less where what it cuts is smaller: then the power of two that holds it."""
+        return min(padded(extent, least), self.sizes[size])
+
     def to_list(self) -> list[Any]:
         """Plain data, for a digest."""
         plain = [dict(self.sizes), self.warps, self.stages]

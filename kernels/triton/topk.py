@@ -90,6 +90,6 @@ def run(scores: Tensor, lengths: Tensor, k: int, target: Target) -> Tensor:
     rows, width = scores.shape
     out = torch.empty(rows, k, dtype=torch.int32, device=scores.device)
     fill = min(padded(k), 1024)
-    sizes = {"fill": fill, "block": min(padded(width), target.tile("topk").sizes["block"])}
+    sizes = {"fill": fill, "block": target.tile("topk").fitted("block", width)}
     target.launch(topk_kernel, rows, scores, lengths, out, width, k, tile="topk", **sizes)
     return out
