@@ -137,17 +137,16 @@ def submit(
     Tensors of the device reach the function as tensors of the host on the same memory; nobody
     else may read them. What it raises is raised by the next wait for the stream.
     """
-    _started()
+    kind = _started().device
+    extension = build.load()
     index = torch.accelerator.current_device_index() if device.index is None else device.index
-    inside = tuple(reached(argument) for argument in arguments)
-    build.load().submit(index, name, lambda: function(*inside))
-
-
-def reached(value: Any) -> Any:
-    """A tensor of the device as the device's threads see it; everything else as it is."""
-    if isinstance(value, Tensor) and value.device.type == _started().device:
-        return build.load().reached(value)
-    return value
+    inside = [
+        extension.reached(value)
+        if isinstance(value, Tensor) and value.device.type == kind
+        else value
+        for value in arguments
+    ]
+    extension.submit(index, name, lambda: function(*inside))
 
 
 def waited() -> Mapping[str, int]:

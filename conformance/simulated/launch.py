@@ -54,7 +54,7 @@ def launch(
         )
     habits = profile.triton
     _check(name, grid, constants, habits)
-    place = _device_of(name, [*arguments, *constants.values()], profile.device)
+    place = _device_of(name, (*arguments, *constants.values()), profile.device)
     fused = habits.fuses and bool(constants.get("enable_fp_fusion", True))
     try:
         bound, passed = bind(kernel, arguments, constants)
@@ -115,7 +115,9 @@ def _check(
 def _device_of(name: str, values: Sequence[Any], kind: str) -> torch.device:
     """The one device of all tensors."""
     places = {value.device for value in values if isinstance(value, Tensor)}
-    if len(places) != 1 or next(iter(places)).type != kind:
-        found = ", ".join(sorted(map(str, places))) or "none"
-        raise LaunchError(f"{name}: its tensors must lie on one device {kind!r}; found: {found}")
-    return places.pop()
+    if len(places) == 1:
+        (place,) = places
+        if place.type == kind:
+            return place
+    found = ", ".join(sorted(map(str, places))) or "none"
+    raise LaunchError(f"{name}: its tensors must lie on one device {kind!r}; found: {found}")

@@ -3,7 +3,10 @@
 #include <torch/csrc/Generator.h>
 #include <torch/csrc/autograd/python_variable.h>
 
+#include "chain.h"
+#include "lines.h"
 #include "ops.h"
+#include "products.h"
 #include "task.h"
 
 namespace py = pybind11;
@@ -130,6 +133,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
     return each;
   });
   module.def("submit", &submit_python);
+  define_chain(module);
+  define_lines(module);
+  define_products(module);
 }
 
 }  // namespace simulated

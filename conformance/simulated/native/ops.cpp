@@ -92,7 +92,7 @@ class Call {
     check();
     if (view(schema_)) return finish(viewed());
     Stack shapes;
-    if (elementwise()) {
+    if (elementwise() || concatenation()) {
       late(Stack(schema_.returns().size()));
     } else if (only_tensors(schema_) && foreseen(&shapes)) {
       late(shapes);
@@ -183,28 +183,28 @@ class Call {
     return any && schema_.returns().size() > 0 && schema_.is_mutable();
   }
 
-  // The shape of a usual `cat`. Its meta kernel is in Python, and begins by importing a compiler.
-  bool concatenated(Stack* shapes) {
-    if (name_ != "aten::cat") return false;
+  // Whether it is a `cat` to a tensor that has the right shape already, as `torch.cat` makes one.
+  // Its meta kernel is in Python, and begins by importing a compiler.
+  bool concatenation() {
+    if (name_ != "aten::cat.out") return false;
     auto parts = arguments_[0].toTensorVector();
-    if (parts.empty() || parts[0].dim() < 1 || parts[0].dim() > 3) return false;
+    const auto& goal = arguments_[2].toTensor();
+    if (parts.empty() || parts[0].dim() < 1) return false;
     auto dim = c10::maybe_wrap_dim(arguments_[1].toInt(), parts[0].dim());
     auto whole = parts[0].sizes().vec();
     whole[dim] = 0;
     for (const auto& part : parts) {
-      if (part.dim() != parts[0].dim() || part.dtype() != parts[0].dtype()) return false;
+      if (part.dim() != parts[0].dim() || part.dtype() != goal.dtype()) return false;
       auto sizes = part.sizes().vec();
       whole[dim] += sizes[dim];
       sizes[dim] = whole[dim];
       if (sizes != whole) return false;
     }
-    *shapes = Stack{at::empty(whole, parts[0].options().device(c10::kMeta))};
-    return true;
+    return goal.sizes() == whole;
   }
 
   // The outputs' shapes, where they can be known without values; written arguments get theirs.
   bool foreseen(Stack* shapes) {
-    if (concatenated(shapes)) return true;
     if (!op_.hasComputedKernelForDispatchKey(c10::DispatchKey::Meta)) return false;
     Mirror mirror(c10::kMeta);
     Stack metas;

@@ -81,18 +81,17 @@ class Executable:
             KernelError: a program does what none may do.
         """
         memory = Memory([value for value in arguments if isinstance(value, Tensor)])
-        given = [self._argument(memory, value, place) for place, value in enumerate(arguments)]
+        given = [
+            # [1]: a pointer or a number
+            np.asarray([memory.pointer(value)], np.int64)
+            if isinstance(value, Tensor)
+            else shapes.scalar(value, kind)
+            for value, kind in zip(arguments, self._arguments, strict=True)
+        ]
         x, y, z = (*grid, 1, 1)[:3]
         with np.errstate(all="ignore"):
             for launch, routine in self._blocks((x, y, z), given, order):
                 routine.run(Frame(memory, launch.grid, launch.programs), given)
-
-    def _argument(self, memory: Memory, value: Any, place: int) -> Array:
-        """[1]: a pointer or a number."""
-        kind = self._arguments[place]
-        if isinstance(value, Tensor):
-            return np.asarray([memory.pointer(value)], np.int64)
-        return shapes.scalar(value, kind)
 
     def _blocks(
         self, grid: tuple[int, int, int], given: Sequence[Array], order: Array | None

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from glm5_hal.conformance.audit.targets import targets
 from glm5_hal.conformance.simulated.build import cache_folder
 from glm5_hal.conformance.simulated.habits import TritonHabits
@@ -19,7 +21,7 @@ TARGET = "sm_80"
 
 @dataclass(frozen=True)
 class Bound:
-    """A kernel with the types of a launch's arguments.
+    """A kernel with the types of a launch's arguments; made once for all launches like it.
 
     Attributes:
         kernel: what `triton.jit` made.
@@ -30,6 +32,18 @@ class Bound:
     kernel: Any
     signature: tuple[tuple[str, str], ...]
     constants: tuple[tuple[str, Any], ...]
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        return hash((self.kernel, self.signature, self.constants))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+_MISSING = object()
+_bound: dict[tuple[object, ...], Bound] = {}
+"""Of kernels and kinds of arguments that were launched before."""
 
 
 def bind(
@@ -42,22 +56,56 @@ def bind(
     Raises:
         TtirError: an argument is missing, or of no type that Triton has.
     """
+    given = dict(zip(kernel.arg_names, arguments, strict=False))
+    given.update(constants)
+    kinds: list[object] = [kernel]
+    passed = []
+    for name, constexpr, default in _parameters(kernel):
+        value = given.get(name, default)
+        if constexpr or value is None:
+            kinds += (type(value), value)
+        else:
+            kinds.append(_kind(value))
+            passed.append(value)
+    key = tuple(kinds)
+    found = _bound.get(key)
+    if found is None:
+        found = _bound[key] = _bind(kernel, given)
+    return found, passed
+
+
+@functools.cache
+def _parameters(kernel: Any) -> tuple[tuple[str, bool, Any], ...]:
+    """Name, whether it is a compile-time value, and default of each."""
+    return tuple(
+        (one.name, bool(one.is_constexpr), one.default if one.has_default else _MISSING)
+        for one in kernel.params
+    )
+
+
+def _kind(value: Any) -> object:
+    """The same for values of the same type in Triton."""
+    if isinstance(value, Tensor):
+        return value.dtype
+    if type(value) is int:
+        return -(1 << 31) <= value < 1 << 31, value < 1 << 63
+    return type(value)
+
+
+def _bind(kernel: Any, given: Mapping[str, Any]) -> Bound:
     from triton.runtime.jit import mangle_type
 
-    given = dict(zip(kernel.arg_names, arguments, strict=False)) | dict(constants)
-    signature, fixed, passed = [], [], []
-    for parameter in kernel.params:
-        name = parameter.name
-        if name not in given and not parameter.has_default:
+    signature, fixed = [], []
+    for name, constexpr, default in _parameters(kernel):
+        value = given.get(name, default)
+        if value is _MISSING:
             raise TtirError(f"{kernel.__name__}: its argument {name!r} is missing")
-        value = given.get(name, parameter.default if parameter.has_default else None)
-        if parameter.is_constexpr or value is None:
+        if constexpr or value is None:
             signature.append((name, "constexpr"))
             fixed.append((name, getattr(value, "value", value)))
-            continue
-        signature.append((name, mangle_type(value)))
-        passed.append(value)
-    return Bound(kernel, tuple(signature), tuple(fixed)), passed
+        else:
+            signature.append((name, mangle_type(value)))
+    return Bound(kernel, tuple(signature), tuple(fixed))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -11,9 +11,6 @@ from torch import Tensor
 from glm5_hal.conformance.simulated.ttir.errors import KernelError
 from glm5_hal.conformance.simulated.ttir.types import Array
 
-Span = tuple[int, int]
-"""The least and the greatest of some pointers."""
-
 LINE = 64
 """Bytes to a multiple of which the stretch is extended."""
 
@@ -33,7 +30,6 @@ class Memory:
         self.size = -(-last // LINE) * LINE - self.base
         self._bytes = _bytes(self.base, self.size)
         self._views: dict[np.dtype[np.generic], Array] = {}
-        self._stretches: dict[tuple[int, np.dtype[np.generic]], Array] = {}
 
     def pointer(self, tensor: Tensor) -> int:
         """To the first element of a tensor; 0 where it has none."""
@@ -55,53 +51,22 @@ class Memory:
             raise KernelError(f"an address is no multiple of {size} bytes")
         return np.asarray(distances // size)
 
-    def gather(
-        self, pointers: Array, dtype: "np.dtype[np.generic]", span: Span | None = None
-    ) -> Array:
-        """Elements at pointers, of their shape; `span` of them where it is known."""
+    def gather(self, pointers: Array, dtype: "np.dtype[np.generic]") -> Array:
+        """Elements at pointers, of their shape."""
         view = self._view(dtype)
-        self._check(pointers, len(view), "reads", span)
+        self._check(pointers, view.dtype, "reads")
         return view.take(pointers, mode="clip")
 
-    def scatter(self, pointers: Array, values: Array, span: Span | None = None) -> None:
+    def scatter(self, pointers: Array, values: Array) -> None:
         """Write elements at pointers; where several are equal, the last one stays."""
         view = self._view(values.dtype)
-        self._check(pointers, len(view), "writes", span)
+        self._check(pointers, view.dtype, "writes")
         view[pointers] = values
-
-    def lines(
-        self,
-        pointers: Array,
-        width: int,
-        dtype: "np.dtype[np.generic]",
-        span: Span | None = None,
-    ) -> Array:
-        """`width` elements side by side from each pointer on: [..., width]."""
-        view = self._lines(width, dtype)
-        self._check(pointers, len(view), "reads", span)
-        made: Array = view[pointers]  # `take` would copy all of the view
-        return made
-
-    def set_lines(self, pointers: Array, values: Array, span: Span | None = None) -> None:
-        """Write values [..., width] side by side from each pointer on."""
-        view = self._lines(values.shape[-1], values.dtype)
-        self._check(pointers, len(view), "writes", span)
-        view[pointers] = values
-
-    def _lines(self, width: int, dtype: "np.dtype[np.generic]") -> Array:
-        """Every stretch of so many elements: overlapping views of the memory."""
-        found = self._stretches.get((width, dtype))
-        if found is None:
-            view = self._view(dtype)
-            shape = (max(len(view) - width + 1, 0), width)
-            found = np.ndarray(shape, dtype, view, 0, (dtype.itemsize, dtype.itemsize))
-            self._stretches[width, dtype] = found
-        return found
 
     def change(self, pointers: Array, dtype: "np.dtype[np.generic]") -> Array:
         """All elements of a type, of which those at `pointers` are to be changed."""
         view = self._view(dtype)
-        self._check(pointers, len(view), "changes")
+        self._check(pointers, view.dtype, "changes")
         return view
 
     def _view(self, dtype: "np.dtype[np.generic]") -> Array:
@@ -111,16 +76,18 @@ class Memory:
             self._views[dtype] = found
         return found
 
-    @staticmethod
-    def _check(pointers: Array, count: int, does: str, span: Span | None = None) -> None:
-        if not pointers.size:
-            return
-        least, greatest = span or (int(pointers.min()), int(pointers.max()))
-        if least < 0 or greatest >= count:
-            bad = pointers[(pointers < 0) | (pointers >= count)][0]
-            raise KernelError(
-                f"it {does} element {bad} of {count}: outside of the memory of its tensors"
-            )
+    def left(self, pointers: Array, dtype: "np.dtype[np.generic]", does: str) -> KernelError:
+        """The error of a kernel one of whose pointers is outside."""
+        count = len(self._view(dtype))
+        bad = pointers[(pointers < 0) | (pointers >= count)][0]
+        return KernelError(
+            f"it {does} element {bad} of {count}: outside of the memory of its tensors"
+        )
+
+    def _check(self, pointers: Array, dtype: "np.dtype[np.generic]", does: str) -> None:
+        count = len(self._view(dtype))
+        if pointers.size and (pointers.min() < 0 or pointers.max() >= count):
+            raise self.left(pointers, dtype, does)
 
 
 class _Stretch:
@@ -138,9 +105,11 @@ def _bytes(address: int, size: int) -> Array:
 
 def _span(tensor: Tensor) -> tuple[int, int]:
     """First address and the one behind the last one of a tensor's elements."""
+    begin = tensor.data_ptr()
+    if tensor.is_contiguous():
+        return begin, begin + tensor.nbytes
     if any(stride < 0 for stride in tensor.stride()):  # torch makes none
         raise KernelError("a tensor with a negative stride")
     steps = zip(tensor.shape, tensor.stride(), strict=True)
     last = sum((size - 1) * stride for size, stride in steps)
-    begin = tensor.data_ptr()
     return begin, begin + (last + 1) * tensor.element_size()

@@ -1,5 +1,6 @@
 """Reading TTIR as Triton prints it: one operation a line, regions in braces."""
 
+import functools
 import re
 from collections import ChainMap
 from collections.abc import Iterator, MutableMapping
@@ -100,8 +101,10 @@ class _Reader:
 
     def types(self, text: str) -> list[Type]:
         """Of ``T, T`` or ``(T, T)``."""
-        text = text.strip()
-        return [self.type(part) for part in _parts(_inside(text) if text[:1] == "(" else text)]
+        try:
+            return list(_types(text))
+        except TtirError as error:
+            raise self.error(str(error)) from None
 
     def block(self, scope: Names, given: list[tuple[str, Type]]) -> tuple[Block, str]:
         """Operations up to the brace that closes the block, and that line."""
@@ -161,9 +164,10 @@ class _Reader:
     def operands(self, text: str, scope: Scope) -> tuple[Value, ...]:
         found = []
         for name, number in _OPERAND.findall(text):
-            if name not in scope:
-                raise self.error(f"%{name} is not defined")
-            found.append(scope[name][int(number or 0)])
+            try:
+                found.append(scope[name][int(number or 0)])
+            except KeyError:
+                raise self.error(f"%{name} is not defined") from None
         return tuple(found)
 
     def plain(self, name: str, rest: str, scope: Scope) -> tuple[Operation, list[Type]]:
@@ -255,6 +259,13 @@ _SILENT = {"tt.store", "tt.assert", "tt.print", "gpu.barrier", "ttg.barrier", *_
 """Operations whose types are those of their operands: they have no results."""
 
 
+@functools.lru_cache(maxsize=4096)
+def _types(text: str) -> tuple[Type, ...]:
+    """Of ``T, T`` or ``(T, T)``; the same ones stand on many lines."""
+    text = text.strip()
+    return tuple(map(parse_type, _parts(_inside(text) if text[:1] == "(" else text)))
+
+
 def _inside(text: str) -> str:
     """What stands between the bracket that text begins with and the one that closes it."""
     for place, _, depth in _brackets(text):
@@ -292,8 +303,18 @@ def _parts(text: str) -> list[str]:
     return [part for begin, end in edges if (part := text[begin:end].strip())]
 
 
+@functools.lru_cache(maxsize=4096)
+def _is_closed(text: str) -> bool:
+    """Whether every bracket that is opened is closed, and no other; types come many times."""
+    depths = [depth for _, _, depth in _brackets(text)]
+    return not depths or (min(depths) >= 0 and depths[-1] == 0)
+
+
 def _split(text: str) -> tuple[str, str]:
     """Before and after the last `` : `` that stands in no brackets."""
+    head, sign, tail = text.rpartition(" : ")
+    if sign and _is_closed(tail):
+        return head, tail
     for begin, end in reversed(list(_open(text))):
         cut = text.rfind(" : ", begin, end)
         if cut >= 0:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from glm5_hal.conformance.simulated import build
 from glm5_hal.conformance.simulated.rounding import rounded_array
 from glm5_hal.conformance.simulated.ttir.chip import Chip
 from glm5_hal.conformance.simulated.ttir.errors import TtirError
@@ -24,8 +25,7 @@ def _dot(op: Operation, chip: Chip) -> Kernel:
         unknown = a.element != "i8" or total.element != "i32"
         if unknown:
             raise TtirError(f"tl.dot of {a.element} into {total.element} is not executed here")
-        exact = not chip.habits.int8_through_float32
-        return _integers(a.shape, b.shape, exact)
+        return _integers(a.shape, b.shape, exact=not chip.habits.int8_through_float32)
     if precision not in ("ieee", "tf32") and a.element == "f32":
         raise TtirError(f"tl.dot with input precision {precision} is not executed here")
     bits = TF32_BITS if a.element == "f32" and precision == "tf32" else None
@@ -46,8 +46,10 @@ def _dot(op: Operation, chip: Chip) -> Kernel:
 
 def _integers(left: tuple[int, ...], right: tuple[int, ...], exact: bool) -> Kernel:
     """Products of bytes: exact, or summed in float32."""
-    enough = left[-1] <= EXACT_IN_FLOAT32 or not exact
-    wide = np.dtype(np.float32 if enough else np.float64)
+    few = left[-1] <= EXACT_IN_FLOAT32
+    if len(left) == 2 and exact:
+        return lambda x, y, z: build.load().byte_products(x, y, z, *left, right[-1])
+    wide = np.dtype(np.float32 if few or not exact else np.float64)
 
     def dot(x: Array, y: Array, z: Array) -> Array:
         made = np.matmul(full(x.astype(wide), left), full(y.astype(wide), right))

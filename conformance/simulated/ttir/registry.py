@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, cast
 
+from glm5_hal.conformance.simulated.ttir.chains import chained
 from glm5_hal.conformance.simulated.ttir.chip import Change, Chip
 from glm5_hal.conformance.simulated.ttir.errors import KernelError, TtirError
 from glm5_hal.conformance.simulated.ttir.frames import Frame, Launch
@@ -141,7 +142,8 @@ class Binder:
             one = self._step(op)
             if one is not None:
                 steps.append((op, one))
-        return Routine(steps, block, self._fixed, self.kernel)
+        linked = chained(steps, block, self.chip, self._fixed)
+        return Routine(linked, block, self._fixed, self.kernel)
 
     def fixed(self, values: Sequence[Value]) -> list[Array] | None:
         """Values that are known; None where one of them is not."""

@@ -1,5 +1,6 @@
 """Constants, and values in another shape. Axes stay of length 1 where nothing asks for more."""
 
+import functools
 import re
 from collections.abc import Sequence
 
@@ -43,10 +44,19 @@ def _number(text: str, element: str) -> Array:
 
 
 def scalar(value: float, kind: Type) -> Array:
-    """An argument that is a number: [1]."""
+    """An argument that is a number: [1]; not to be written."""
+    if type(value) is int:  # of floats, zeros are equal and differ
+        return _integer(value, kind)
     if kind.element == "bf16":
         return narrowed(np.asarray([value], np.float32))
     return np.asarray([value]).astype(kind.storage)
+
+
+@functools.lru_cache(maxsize=4096)
+def _integer(value: int, kind: Type) -> Array:
+    made = np.asarray([value]).astype(kind.storage)
+    made.flags.writeable = False
+    return made
 
 
 @pure("arith.constant")

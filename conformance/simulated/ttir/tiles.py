@@ -2,22 +2,25 @@
 
 Mostly a tile's pointers are a column of pointers plus a row of distances, and its mask likewise is
 a column and a row. Then what is outside of the mask is never touched, and rows whose elements lie
-side by side are copied as a whole.
+side by side are copied as a whole. Where they lie so along the columns, the tile is taken turned.
 """
 
 import functools
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
+from glm5_hal.conformance.simulated import build
 from glm5_hal.conformance.simulated.ttir.access import lacking, load_elements, store_elements
 from glm5_hal.conformance.simulated.ttir.frames import Frame
 from glm5_hal.conformance.simulated.ttir.graph import Operation, Value
-from glm5_hal.conformance.simulated.ttir.memory import Memory, Span
+from glm5_hal.conformance.simulated.ttir.memory import Memory
 from glm5_hal.conformance.simulated.ttir.registry import Binder, Step, step
 from glm5_hal.conformance.simulated.ttir.types import Array, Type
+
+ALL = np.ones(1, np.bool_)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,84 +28,64 @@ class Lines:
     """The part of a tile that is inside of its mask, in rows.
 
     Attributes:
-        rows: pointers to the first element of each row: [P or 1, ...].
-        known: which rows are inside, of their shape; None for all.
+        rows: pointers to the first element of each row: [P or 1, ...] int64.
+        known: which rows are inside, of a shape that fits; `ALL` for all.
         begin: the first column inside.
         distances: of the columns inside to the first of them: [columns] int64.
         dense: whether the columns lie side by side.
-        inside: `rows` of those inside: [rows], or `rows` itself.
-        span: the least and the greatest of `inside`, where they are known.
+        turned: whether these rows are the tile's columns.
+        by: what is to be added to the pointers.
     """
 
     rows: Array
-    known: Array | None
+    known: Array
     begin: int
     distances: Array
     dense: bool
-    inside: Array
-    span: Span | None = None
-
-    @property
-    def columns(self) -> slice:
-        """Those inside."""
-        return slice(self.begin, self.begin + len(self.distances))
+    turned: bool = False
+    by: int = 0
 
     def moved(self, terms: Sequence[Array]) -> "Lines":
         """With terms [P or 1, ..., 1] added to the pointers."""
         start = functools.reduce(operator.add, terms)[..., 0]
+        rows, by = self.rows, self.by
         if start.size == 1:
-            by = int(start.flat[0])
-            span = None if self.span is None else (self.span[0] + by, self.span[1] + by)
-            rows, inside = self.rows + by, self.inside
-            inside = rows if self.known is None else inside + by
-            return Lines(rows, self.known, self.begin, self.distances, self.dense, inside, span)
-        rows, known = self.rows + start, self.known
-        if known is not None:
-            known = np.broadcast_to(known, rows.shape)
-        return Lines(
-            rows, known, self.begin, self.distances, self.dense, _inside(rows, known), None
-        )
+            by += start.item()
+        else:
+            rows = rows + start
+        return Lines(rows, self.known, self.begin, self.distances, self.dense, self.turned, by)
 
-    def read(self, memory: Memory, dtype: "np.dtype[np.generic]") -> Array:
-        """Elements of the rows inside: [..., columns]."""
-        if self.dense:
-            return memory.lines(self.inside, len(self.distances), dtype, self.span)
-        return memory.gather(self.inside[..., None] + self.distances, dtype, self._element_span())
+    def read(self, memory: Memory, width: int, other: Array) -> Array:
+        """The tile: [..., width], with `other`, one element, outside of its mask."""
+        place = self.rows, self.known, self.by, self.begin, self.distances, self.dense
+        made = build.load().read_lines(memory.base, memory.size, *place, width, other)
+        if made is None:
+            raise memory.left(self._pointers(), other.dtype, "reads")
+        return np.asarray(made)
 
     def write(self, memory: Memory, values: Array) -> None:
-        """Store the columns inside of values [P or 1, ..., columns]."""
-        shape, rows, span = self.rows.shape, self.inside, self.span
-        if values.shape[:-1] != shape:
-            shape = np.broadcast_shapes(shape, values.shape[:-1])
-            values = np.broadcast_to(values, (*shape, values.shape[-1]))
-        if shape != self.rows.shape:
-            rows, span = np.broadcast_to(self.rows, shape), None
-            rows = rows if self.known is None else rows[np.broadcast_to(self.known, shape)]
-        if self.known is not None:
-            values = values[np.broadcast_to(self.known, shape)]
-        if self.dense:
-            memory.set_lines(rows, values, span)
-        else:
-            span = self._element_span() if span is not None else None
-            memory.scatter(rows[..., None] + self.distances, values, span)
+        """Store what is inside of values [P or 1, ..., width]."""
+        place = self.rows, self.known, self.by, self.begin, self.distances, self.dense
+        if not build.load().write_lines(memory.base, memory.size, *place, values):
+            raise memory.left(self._pointers(), values.dtype, "writes")
 
-    def _element_span(self) -> Span | None:
-        """The least and the greatest element, where they are known."""
-        if self.span is None or not len(self.distances):
-            return None
-        return (
-            self.span[0] + int(self.distances.min()),
-            self.span[1] + int(self.distances.max()),
-        )
+    def _pointers(self) -> Array:
+        """To every element inside: [elements]."""
+        shape = np.broadcast_shapes(self.rows.shape, self.known.shape)
+        rows = np.broadcast_to(self.rows, shape)[np.broadcast_to(self.known, shape)]
+        return np.asarray((rows[:, None] + (self.distances + self.by)).reshape(-1))
 
 
-def lines(pointers: Sequence[Array], masks: Sequence[Array], width: int) -> Lines | None:
+def lines(
+    pointers: Sequence[Array], masks: Sequence[Array], width: int, turned: bool = False
+) -> Lines | None:
     """A tile by its rows; None where it is not made of a column and a row.
 
     Args:
         pointers: terms of the pointers.
         masks: that all must be true.
         width: columns of the tile.
+        turned: whether it has been turned.
     """
     if not (all(map(_is_line, pointers)) and all(map(_is_line, masks))):
         return None
@@ -125,19 +108,24 @@ def lines(pointers: Sequence[Array], masks: Sequence[Array], width: int) -> Line
     line = line[begin:end]
     first = line[0] if len(line) else 0
     start = functools.reduce(operator.add, rows)[..., 0] + first
-    wanted = None
-    if known:
-        wanted = functools.reduce(operator.and_, known)[..., 0]
-        wanted = None if wanted.all() else wanted
-    if wanted is not None:
-        shape = np.broadcast_shapes(start.shape, wanted.shape)
-        start, wanted = np.broadcast_to(start, shape), np.broadcast_to(wanted, shape)
+    wanted = functools.reduce(operator.and_, known)[..., 0] if known else ALL
     dense = len(line) > 1 and bool((line[1:] - line[:-1] == 1).all())
-    return Lines(start, wanted, begin, line - first, dense, _inside(start, wanted))
+    return Lines(start, wanted, begin, line - first, dense, turned)
 
 
-def _inside(rows: Array, known: Array | None) -> Array:
-    return rows if known is None else rows[known]
+def _turned(tiles: Sequence[Array]) -> list[Array]:
+    return [tile.swapaxes(-1, -2) for tile in tiles]
+
+
+def _runs_down(terms: Sequence[Array]) -> bool:
+    """Whether elements lie side by side along the columns, and not along the rows."""
+    return _is_dense(_turned(terms)) and not _is_dense(terms)
+
+
+def _is_dense(terms: Sequence[Array]) -> bool:
+    """Whether the elements of the first program's first row lie side by side."""
+    line = functools.reduce(operator.add, [term[(0,) * (term.ndim - 1)] for term in terms])
+    return len(line) > 1 and bool((line[1:] - line[:-1] == 1).all())
 
 
 def _is_line(x: Array) -> bool:
@@ -183,6 +171,7 @@ class _Tile:
         self._masks: tuple[Value, ...] = op.operands[pointers : pointers + masks]
         self.rest: tuple[Value, ...] = op.operands[pointers + masks :]
         self._shape = kind.shape
+        self._turns: bool | None = None if len(kind.shape) > 1 else False  # seen when first run
         self._moving = tuple(value for value in self._pointers if not binder.fixed((value,)))
         self._still = self._known(binder)
 
@@ -196,18 +185,31 @@ class _Tile:
         assert terms is not None  # each of them is known
         zero = np.zeros((1,) * (1 + len(self._shape)), np.int64)
         found = lines([zero, *terms], masks, self._shape[-1])
-        if found is None or not found.inside.size:
-            return found
-        return replace(found, span=(int(found.inside.min()), int(found.inside.max())))
+        if self._turns is None and (found is None or not found.dense):
+            tile = _turned([zero, *terms]), _turned(masks), self._shape[-2]
+            turned = lines(*tile, turned=True)
+            found = turned if turned is not None and turned.dense else found
+        return found
 
     def lines(self, frame: Frame) -> Lines | None:
         """By rows; None where it is not made of a column and a row."""
         if self._still is not None:
             terms = [frame.get(value) for value in self._moving]
+            if self._still.turned:
+                terms = _turned(terms)
             if all(term.shape[-1] == 1 for term in terms):
                 return self._still.moved(terms)
         pointers = [frame.get(value) for value in self._pointers]
-        return lines(pointers, [frame.get(value) for value in self._masks], self._shape[-1])
+        masks = [frame.get(value) for value in self._masks]
+        if self._turns is None:
+            self._turns = _runs_down(pointers)
+        if self._turns:
+            return lines(_turned(pointers), _turned(masks), self._shape[-2], turned=True)
+        return lines(pointers, masks, self._shape[-1])
+
+    def width(self, found: Lines) -> int:
+        """Elements of its rows."""
+        return self._shape[-2 if found.turned else -1]
 
     def elements(self, frame: Frame) -> tuple[Array, Array | None]:
         """Pointers to all elements, and which are inside; None for all."""
@@ -220,26 +222,18 @@ class _Tile:
 @step("tile.load")
 def _load(op: Operation, binder: Binder) -> Step:
     tile = _Tile(op, binder, op.type)
-    (result,), dtype, width = op.results, op.type.storage, op.type.shape[-1]
+    (result,), dtype = op.results, op.type.storage
+    unknown = lacking(dtype)
 
     def load(frame: Frame) -> None:
-        other = frame.get(tile.rest[0]) if tile.rest else None
-        found = tile.lines(frame)
+        other = frame.get(tile.rest[0]) if tile.rest else unknown
+        found = tile.lines(frame) if other.size == 1 else None
         if found is None:
             at, known = tile.elements(frame)
             frame.values[result] = load_elements(frame.memory, at, known, other, dtype)
             return
-        inside = found.read(frame.memory, dtype)
-        if found.known is None and inside.shape[-1] == width:
-            frame.values[result] = inside
-            return
-        made = np.empty((*found.rows.shape, width), dtype)
-        made[...] = lacking(dtype) if other is None else other
-        if found.known is None:
-            made[..., found.columns] = inside
-        else:
-            made[found.known, found.columns] = inside
-        frame.values[result] = made
+        made = found.read(frame.memory, tile.width(found), other)
+        frame.values[result] = made.swapaxes(-1, -2) if found.turned else made
 
     return load
 
@@ -248,7 +242,6 @@ def _load(op: Operation, binder: Binder) -> Step:
 def _store(op: Operation, binder: Binder) -> Step:
     pointers, masks = int(op.attributes["pointers"]), int(op.attributes["masks"])
     tile = _Tile(op, binder, op.operands[pointers + masks].type)
-    width = tile.rest[0].type.shape[-1]
 
     def store(frame: Frame) -> None:
         stored = frame.get(tile.rest[0])
@@ -257,8 +250,8 @@ def _store(op: Operation, binder: Binder) -> Step:
             at, known = tile.elements(frame)
             store_elements(frame.memory, at, known, stored)
             return
-        if stored.shape[-1] != width:
-            stored = np.broadcast_to(stored, (*stored.shape[:-1], width))
-        found.write(frame.memory, stored[..., found.columns])
+        if found.turned:
+            stored = stored.swapaxes(-1, -2)
+        found.write(frame.memory, stored)
 
     return store

@@ -1,5 +1,6 @@
 """Types of TTIR, and the arrays that hold their values."""
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -65,6 +66,7 @@ class Type:
         return f"tensor<{'x'.join(map(str, self.shape))}x{element}>" if self.shape else element
 
 
+@functools.lru_cache(maxsize=4096)
 def parse_type(text: str) -> Type:
     """A type as TTIR prints it.
 
