@@ -93,6 +93,8 @@ class Case:
         quick: part of the quick selection.
         check: judges a runtime.
         timeout: seconds after which it counts as hanging.
+        shares: what its first run in a worker makes and later ones find there, if that is costly;
+            cases of one name go to the same worker while there are others for the rest.
     """
 
     id: str
@@ -104,6 +106,7 @@ class Case:
     profile: Numerics = Numerics.FAST
     quick: bool = False
     timeout: float = 120.0
+    shares: str = ""
 
 
 @dataclass(frozen=True)

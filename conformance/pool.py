@@ -40,6 +40,7 @@ class _Worker:
     since: float = field(default_factory=time.monotonic)
     ready: bool = False
     case: Case | None = None
+    made: set[str] = field(default_factory=set)
     said_before: int = 0
     said_until: int = 0
 
@@ -57,6 +58,8 @@ class _Worker:
         except (BrokenPipeError, ConnectionResetError):
             return False
         self.case, self.since = case, time.monotonic()
+        if case.shares:
+            self.made.add(case.shares)
         self.said_before = self.said_until
         return True
 
@@ -146,8 +149,15 @@ class Pool:
         while len(self._workers) < min(self._size, max(1, busy + len(waiting))):
             self._workers.append(self._start())
         for worker in self._workers:
-            if waiting and worker.ready and worker.case is None and worker.begin(waiting[0]):
-                waiting.popleft()
+            if waiting and worker.ready and worker.case is None:
+                place = self._next(worker, waiting)
+                if worker.begin(waiting[place]):
+                    del waiting[place]
+
+    def _next(self, worker: _Worker, waiting: deque[Case]) -> int:
+        """Place of the first case whose shared thing no other alone has made; else of the first."""
+        others = {name for other in self._workers for name in other.made} - worker.made
+        return next((n for n, case in enumerate(waiting) if case.shares not in others), 0)
 
     def _start(self) -> _Worker:
         self._born += 1

@@ -63,6 +63,7 @@ def case(
     aspect: str = FUNCTION,
     tag: str = "",
     quick: bool | None = None,
+    shares: str = "",
 ) -> Case:
     """A case of one variant; quick where its shape is, unless said otherwise."""
     name = f"{relation}-{tag}" if tag else relation
@@ -74,6 +75,7 @@ def case(
         relation=relation,
         check=check,
         quick=variant.shape.quick if quick is None else quick,
+        shares=shares,
     )
 
 

@@ -36,7 +36,8 @@ def cases() -> Iterator[Case]:
     """Every way of running again, for every op."""
     for v in subjects():
         yield case("RUN-1", "repeat", v, _again(v), aspect=_RUN, tag=v.op)
-        yield case("RUN-2", "repeat", v, _fresh_process(v), aspect=_RUN, tag=v.op)
+        fresh = _fresh_process(v)
+        yield case("RUN-2", "repeat", v, fresh, aspect=_RUN, tag=v.op, shares="fresh process")
         yield case("RUN-3", "repeat", v, _dirty_memory(v), aspect=_RUN, tag=v.op)
         yield case("RUN-4", "repeat", v, _elsewhere(v), aspect=_RUN, tag=v.op)
         yield case("RUN-5", "repeat", v, _under_load(v), aspect=_RUN, tag=v.op)

@@ -10,10 +10,13 @@ from glm5_hal.conformance.case import Case, Check, Evidence
 from glm5_hal.conformance.families.judging import in_exact, raw_digests, same_bytes
 from glm5_hal.conformance.families.whole_model import (
     BISECT,
+    DTYPES,
     DTypeName,
     generated,
+    in_quick,
     model_of,
     prompts_of,
+    shared,
 )
 from glm5_hal.conformance.reference_backend import reference_runtime
 from glm5_hal.levels import Level, Numerics
@@ -24,8 +27,7 @@ _SAMPLED = Sampling(0.9, 0.95, seed=1)
 
 def cases() -> Iterator[Case]:
     """Logits and sampled tokens, in both activation dtypes."""
-    dtypes: tuple[DTypeName, ...] = ("fp32", "bf16")
-    for dtype in dtypes:
+    for dtype in DTYPES:
         case = Case(
             id=f"EXACT-BYTES-1/parity-bytes/tiny/{dtype}",
             requirement="EXACT-BYTES-1",
@@ -33,7 +35,8 @@ def cases() -> Iterator[Case]:
             aspect=Level.CROSS_BACKEND.value,
             relation="parity",
             check=_recorded(dtype),
-            quick=True,
+            quick=in_quick("EXACT-BYTES-1", dtype),
+            shares=shared(dtype),
         )
         yield in_exact(case)
 

@@ -97,17 +97,23 @@ def _cell(tally: Counter[Status], outdated: bool) -> Cell | None:
 def _outdated(
     manifest: Mapping[str, Any], results: tuple[Result, ...], source: Source
 ) -> set[Pair]:
-    """The pairs of which the suite of today has other cases, or other golden digests."""
+    """The pairs in which the suite of today has gained or dropped cases, or has other digests.
+
+    A case that left the selection and is still one of the suite's changes nothing.
+    """
+    everything = {(result.op, result.aspect) for result in results}
     if suite_of(manifest).name != Suite.here().name:
-        return {(result.op, result.aspect) for result in results}
-    found = {(r.op, r.aspect) for r in results if _other_digests(r, manifest["profile"])}
+        return everything
     today = source.cases()
     try:
         wanted = _pairs(_selection(manifest).of(today).values())
     except AskedError:  # an op or an aspect that is gone
-        wanted = {}
+        return everything
     had = _pairs(results)
-    return found | {pair for pair in had if had[pair] != wanted.get(pair)}
+    profile = manifest["profile"]
+    changed = (r for r in results if r.id not in today or _other_digests(r, profile))
+    gained = {pair for pair in had if wanted.get(pair, set()) - had[pair]}
+    return gained | {(result.op, result.aspect) for result in changed}
 
 
 def _other_digests(result: Result, profile: str) -> bool:

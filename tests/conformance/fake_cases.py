@@ -116,6 +116,18 @@ def grown() -> dict[str, Case]:
     return {**good(), new.id: new}
 
 
+def wider() -> dict[str, Case]:
+    """The same in an earlier version: its quick selection held one case more."""
+    cases = good()
+    left_out = replace(cases["TOPK-1/parity/b"], quick=True)
+    return {**cases, left_out.id: left_out}
+
+
+def shrunk() -> dict[str, Case]:
+    """The same in a later version: one case less."""
+    return {name: case for name, case in good().items() if name != "TOPK-1/parity/b"}
+
+
 def bad() -> dict[str, Case]:
     """Every way not to pass."""
     return by_id(
@@ -184,3 +196,53 @@ def slow() -> dict[str, Case]:
         return check
 
     return by_id(*(case(f"TOPK-1/parity/{n}", note(str(n))) for n in range(8)))
+
+
+def step(name: str, *after: str, shares: str = "", then: Check = silent) -> Case:
+    """A case that writes down which process began it, and waits for others to have begun."""
+
+    def check(runtime: Runtime) -> Evidence:
+        log = Path(os.environ[LOG])
+        with log.open("a") as file:
+            file.write(f"{name} {os.getpid()}\n")
+        while not {line.partition(" ")[0] for line in log.read_text().splitlines()} >= {*after}:
+            time.sleep(0.01)
+        return then(runtime)
+
+    return replace(case(f"TOPK-1/parity/{name}", check), shares=shares)
+
+
+def both_begin() -> tuple[Case, Case]:
+    """Two cases that pass only if two workers run."""
+    return step("one", "two"), step("two", "one")
+
+
+def shared() -> dict[str, Case]:
+    """Two cases that share something, with another between them in time."""
+    return by_id(
+        *both_begin(),
+        step("shared-1", "free", shares="thing"),
+        step("shared-2", shares="thing"),
+        step("free", "shared-2"),
+    )
+
+
+def shared_alone() -> dict[str, Case]:
+    """Two cases that share something, of which one waits for the other."""
+    return by_id(
+        *both_begin(),
+        step("shared-1", "shared-2", shares="thing"),
+        step("shared-2", shares="thing"),
+    )
+
+
+def shared_by_the_dead() -> dict[str, Case]:
+    """Cases that share something whose first maker dies while the other worker is busy."""
+    return by_id(
+        *both_begin(),
+        step("shared-1", "free-1", shares="thing", then=segfaults),
+        step("shared-2", shares="thing"),
+        step("shared-3", shares="thing"),
+        step("free-1", "free-2"),
+        step("free-2"),
+    )

@@ -27,6 +27,18 @@ def test_quick_cases_cover_every_requirement() -> None:
     assert quick == set(REQUIREMENTS)
 
 
+@pytest.mark.parametrize("numerics", Numerics)
+def test_the_quick_selection_runs_the_model_in_one_dtype_a_requirement(numerics: Numerics) -> None:
+    cases = [c for c in catalogue().values() if c.op == "model" and c.profile is numerics]
+    quick = {c.requirement: c.id.rpartition("/")[2] for c in cases if c.quick}
+    assert quick.keys() == {case.requirement for case in cases}
+    assert len(quick) == sum(case.quick for case in cases)
+    assert {name for name, dtype in quick.items() if dtype != "bf16"} == quick.keys() & {
+        "MODEL-2",
+        "MODEL-6",
+    }
+
+
 def test_a_requirement_without_a_case_is_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
     one = Case("TOPK-1/x", "TOPK-1", "topk", "function", "parity", lambda runtime: Evidence())
     stray = Case("NOPE-1/x", "NOPE-1", "topk", "function", "parity", lambda runtime: Evidence())

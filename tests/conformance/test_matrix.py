@@ -12,6 +12,7 @@ import pytest
 from fake_runs import CLEAN, run, source
 
 from glm5_hal.conformance import golden, static_seal, suite
+from glm5_hal.conformance.case import Case
 from glm5_hal.conformance.errors import PackageError
 from glm5_hal.conformance.manifest import encode
 from glm5_hal.conformance.matrix import files, tables
@@ -190,6 +191,32 @@ def test_new_cases_make_their_op_outdated_and_no_other(
     assert "?" in tables.markdown(Matrix.of(folder, grown, CHIP))
     with pytest.raises(PackageError, match="outdated: run it again"):
         store(full, folder, grown)
+
+
+def test_a_case_that_left_the_selection_makes_nothing_outdated(
+    folder: Path, good: Source, home: Path
+) -> None:
+    wider = source(fake_cases.wider, home / "wider-lists")
+    seal(run(Request(source=wider, quick=True), home / "wider"), home / "wider")
+    store(home / "wider.tar", folder, good)
+    (evidence,) = Matrix.of(folder, good, CHIP).evidence
+    assert evidence.scope == "quick"
+    assert evidence.cells == {("topk", "function"): Cell(State.PASSED, 2, 2)}
+    assert evidence.remarks == ("waivers: 2",)
+
+
+@pytest.mark.parametrize("later", [fake_cases.wider, fake_cases.shrunk])
+def test_a_case_that_a_quick_run_lacks_or_the_suite_dropped_makes_it_outdated(
+    folder: Path, tmp_path: Path, later: Callable[[], Mapping[str, Case]]
+) -> None:
+    before = fake_cases.good if later is fake_cases.wider else fake_cases.wider
+    made = source(before, tmp_path / "before")
+    seal(run(Request(source=made, quick=True), tmp_path / "run"), tmp_path / "run")
+    store(tmp_path / "run.tar", folder, made)
+    today = source(later, tmp_path / "later")
+    (evidence,) = Matrix.of(folder, today, CHIP).evidence
+    assert evidence.cells["topk", "function"].state is State.OUTDATED
+    assert evidence.remarks[0] == "cases or golden digests have changed since: topk"
 
 
 def test_another_version_of_the_suite_makes_everything_outdated(
