@@ -180,16 +180,13 @@ def interpret(session: nox.Session) -> None:
 
 @nox.session(requires=["env"], venv_backend="none", default=False)
 def simulated(session: nox.Session) -> None:
-    """Every vendor's backend on its simulated device: the quick suite, and a model's logits.
-
-    The suite's own model cases, which take longer than all others, are left to `evidence`.
-    """
+    """Every vendor's backend on its simulated device: the quick suite, and a model's logits."""
     pytest(session, "tests/simulated", "-m", "slow and not hardware")
     session.env["GLM5_HAL_SIMULATED"] = "1"
     for backend, profile, *selected in SIMULATED:
         run(
             *(session, "glm5-hal", "conformance", "run", "--backend", backend),
-            *("--numerics", profile, *selected, "--ops=-model", "--workers", str(WORKERS)),
+            *("--numerics", profile, *selected, "--workers", str(WORKERS)),
         )
 
 
