@@ -301,6 +301,8 @@ def test_what_the_extension_is_given_must_fit() -> None:
     with pytest.raises(IndexError, match="not made yet"):
         extension.Chain(1, [], [("add.i32", 4, [0, 2])], [])
     add = extension.Chain(2, [], [("add.i32", 4, [0, 1])], [(2, np.dtype(np.int32))])
+    with pytest.raises(TypeError, match="no array"):
+        add.run([1, 2])
     with pytest.raises(ValueError, match="shapes do not fit"):
         add.run([np.zeros((2, 3), np.int32), np.zeros((2, 4), np.int32)])
 

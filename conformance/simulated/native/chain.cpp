@@ -393,7 +393,10 @@ class Chain {
     if (arrays.size() != static_cast<size_t>(given_)) throw py::value_error("other arguments");
     py::list results(wanted_.size());  // from here on no Python runs, so no other thread either
     values_.clear();
-    for (const auto& one : arrays) values_.push_back(value_of(py::cast<py::array>(one)));
+    for (const auto& one : arrays) {
+      if (!py::isinstance<py::array>(one)) throw py::type_error("a value that is no array");
+      values_.push_back(value_of(py::reinterpret_borrow<py::array>(one)));
+    }
     values_.insert(values_.end(), fixed_values_.begin(), fixed_values_.end());
     for (const auto& one : operations_) values_.push_back(done(one, results));
     for (size_t i = 0; i < wanted_.size(); ++i) {
