@@ -1,7 +1,9 @@
 """Kernels in Triton's language on the simulated device, and the habits of compilers."""
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -181,6 +183,35 @@ def test_precision_of_a_float32_dot_product() -> None:
     assert error(None) < 1e-5
     with pytest.raises(RuntimeError, match=r"input_precision must be one of .*'ieee'"):
         error("tf32")
+
+
+@inside
+def test_what_holds_no_product_of_floats_is_compiled_once_for_all_precisions() -> None:
+    from glm5_hal.conformance.simulated.ttir import execution, front
+
+    compiled: list[str] = []
+    own_compiler, own_folder = front._compiled, front.cache_folder
+
+    def counted(bound: front.Bound, habits: Any) -> str:
+        compiled.append(bound.kernel.__name__)
+        return own_compiler(bound, habits)
+
+    with tempfile.TemporaryDirectory() as folder:
+        front._compiled, front.cache_folder = counted, lambda: Path(folder)
+        try:
+            for kind, count in ((torch.int8, 1), (torch.float32, 2)):
+                front.ttir.cache_clear()
+                execution.executable.cache_clear()
+                compiled.clear()
+                a = torch.arange(16 * 32).reshape(16, 32).remainder(7).to(kind)
+                wide = torch.int32 if kind == torch.int8 else torch.float32
+                for precisions in (("tf32", "ieee"), ("ieee",)):
+                    chip(default_precision=precisions[0], precisions=precisions)
+                    found = product(a, a.T.contiguous(), None, wide)
+                    assert torch.equal(found, a.to(wide) @ a.T.to(wide))
+                assert compiled == ["dot"] * count
+        finally:
+            front._compiled, front.cache_folder = own_compiler, own_folder
 
 
 @inside

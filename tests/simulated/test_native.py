@@ -308,11 +308,19 @@ def test_what_the_extension_is_given_must_fit() -> None:
 
 
 @inside
-def test_tensors_are_joined_without_importing_a_compiler() -> None:
+def test_no_compiler_is_imported_for_the_shape_of_a_result() -> None:
     import sys
 
     x = torch.arange(12.0).reshape(3, 4)
     on = x.to(DEVICE)
     assert torch.equal(torch.cat((on, on[:1])).cpu(), torch.cat((x, x[:1])))
     assert torch.equal(torch.cat((on[:, ::2], on), -1).cpu(), torch.cat((x[:, ::2], x), -1))
+    for axes in (0, -1, (0, 1)):
+        for keeps in (False, True):
+            assert torch.equal(on.amax(axes, keeps).cpu(), x.amax(axes, keeps))
+    assert [(on >= least).all().item() for least in (0, 1)] == [True, False]
     assert "torch._dynamo" not in sys.modules
+    with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
+        torch.cat((on, on[:, :2]))
+    with pytest.raises(IndexError, match="Dimension out of range"):
+        on.amax(2)

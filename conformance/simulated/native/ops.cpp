@@ -92,7 +92,7 @@ class Call {
     check();
     if (view(schema_)) return finish(viewed());
     Stack shapes;
-    if (elementwise() || concatenation()) {
+    if (elementwise() || prepared()) {
       late(Stack(schema_.returns().size()));
     } else if (only_tensors(schema_) && foreseen(&shapes)) {
       late(shapes);
@@ -183,24 +183,45 @@ class Call {
     return any && schema_.returns().size() > 0 && schema_.is_mutable();
   }
 
-  // Whether it is a `cat` to a tensor that has the right shape already, as `torch.cat` makes one.
-  // Its meta kernel is in Python, and begins by importing a compiler.
-  bool concatenation() {
-    if (name_ != "aten::cat.out") return false;
+  // Whether it writes to a tensor that has the right shape already, and its meta kernel is one of
+  // those in Python, which begin by importing a compiler: of the ops that backends and the suite use.
+  bool prepared() {
+    std::optional<std::vector<int64_t>> shape;
+    if (name_ == "aten::cat.out") shape = concatenated();
+    if (name_ == "aten::amax.out") shape = reduced();
+    if (name_ == "aten::all.all_out") shape = std::vector<int64_t>();
+    return shape && arguments_.back().toTensor().sizes() == *shape;
+  }
+
+  std::optional<std::vector<int64_t>> concatenated() {
     auto parts = arguments_[0].toTensorVector();
-    const auto& goal = arguments_[2].toTensor();
-    if (parts.empty() || parts[0].dim() < 1) return false;
+    if (parts.empty() || parts[0].dim() < 1) return {};
     auto dim = c10::maybe_wrap_dim(arguments_[1].toInt(), parts[0].dim());
     auto whole = parts[0].sizes().vec();
     whole[dim] = 0;
     for (const auto& part : parts) {
-      if (part.dim() != parts[0].dim() || part.dtype() != goal.dtype()) return false;
+      if (part.dim() != parts[0].dim() || part.dtype() != parts[0].dtype()) return {};
       auto sizes = part.sizes().vec();
       whole[dim] += sizes[dim];
       sizes[dim] = whole[dim];
-      if (sizes != whole) return false;
+      if (sizes != whole) return {};
     }
-    return goal.sizes() == whole;
+    return whole;
+  }
+
+  // Along some axes of a tensor that is not empty; where none are named, the meta kernel is asked.
+  std::optional<std::vector<int64_t>> reduced() {
+    const auto& from = arguments_[0].toTensor();
+    auto axes = arguments_[1].toIntVector();
+    if (axes.empty() || from.numel() == 0) return {};
+    for (auto& axis : axes) axis = c10::maybe_wrap_dim(axis, from.dim());
+    std::vector<int64_t> shape;
+    for (int64_t i = 0; i < from.dim(); ++i) {
+      const bool gone = std::find(axes.begin(), axes.end(), i) != axes.end();
+      if (!gone) shape.push_back(from.size(i));
+      if (gone && arguments_[2].toBool()) shape.push_back(1);
+    }
+    return shape;
   }
 
   // The outputs' shapes, where they can be known without values; written arguments get theirs.

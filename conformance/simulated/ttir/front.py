@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from glm5_hal.conformance.audit.targets import targets
 from glm5_hal.conformance.simulated.build import cache_folder
 from glm5_hal.conformance.simulated.habits import TritonHabits
 from glm5_hal.conformance.simulated.ttir.errors import TtirError
+
+_FLOAT_DOT = re.compile(r"tt\.dot .*: tensor<\d+x\d+x(?!i\d)")
+"""Products of floats: where there are none, no chip's precisions make a difference."""
 
 TARGET = "sm_80"
 """A target that the compiler has: TTIR is made before anything depends on it."""
@@ -117,17 +121,23 @@ def ttir(bound: Bound, habits: TritonHabits) -> str:
     """
     import triton
 
-    told = (triton.__version__, bound.kernel.cache_key, bound.signature, bound.constants)
-    key = repr((*told, habits.default_precision, habits.precisions))
-    kept = cache_folder() / "ttir" / f"{hashlib.sha256(key.encode()).hexdigest()}.ttir"
-    if kept.is_file():
-        return kept.read_text("utf-8")
+    told = triton.__version__, bound.kernel.cache_key, bound.signature, bound.constants
+    shared, own = _kept(told), _kept((*told, habits.default_precision, habits.precisions))
+    for kept in (shared, own):
+        if kept.is_file():
+            return kept.read_text("utf-8")
     made = _compiled(bound, habits)
+    kept = own if _FLOAT_DOT.search(made) else shared
     kept.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=kept.parent, delete=False, encoding="utf-8") as file:
         file.write(made)
     Path(file.name).replace(kept)
     return made
+
+
+def _kept(told: tuple[object, ...]) -> Path:
+    """Where the TTIR of what is told is kept."""
+    return cache_folder() / "ttir" / f"{hashlib.sha256(repr(told).encode()).hexdigest()}.ttir"
 
 
 def _compiled(bound: Bound, habits: TritonHabits) -> str:
