@@ -10,6 +10,7 @@ own, `interpret` and `audit`.
 
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nox
@@ -95,11 +96,11 @@ def install_wheel(session: nox.Session) -> Path:
     return wheel
 
 
-def run(session: nox.Session, program: str, *arguments: str) -> None:
-    """Run a program of the shared environment."""
+def run(session: nox.Session, program: str, *arguments: str, silent: bool = False) -> object:
+    """Run a program of the shared environment; what it prints, where it is silent."""
     settle(session)
     session.env["PATH"] = os.pathsep.join((str(SHARED["bin"]), os.environ.get("PATH", "")))
-    session.run(str(SHARED["bin"] / program), *arguments, external=True)
+    return session.run(str(SHARED["bin"] / program), *arguments, external=True, silent=silent)
 
 
 @nox.session
@@ -180,14 +181,25 @@ def interpret(session: nox.Session) -> None:
 
 @nox.session(requires=["env"], venv_backend="none", default=False)
 def simulated(session: nox.Session) -> None:
-    """Every vendor's backend on its simulated device: the quick suite, and a model's logits."""
+    """Every vendor's backend on its simulated device: the quick suite, and a model's logits.
+
+    Several runs at a time, one worker each: a worker's first launch of a kernel takes longest.
+    """
     pytest(session, "tests/simulated", "-m", "slow and not hardware")
     session.env["GLM5_HAL_SIMULATED"] = "1"
-    for backend, profile, *selected in SIMULATED:
-        run(
+
+    def judged(chosen: tuple[str, ...]) -> object:
+        backend, profile, *selected = chosen
+        return run(
             *(session, "glm5-hal", "conformance", "run", "--backend", backend),
-            *("--numerics", profile, *selected, "--workers", str(WORKERS)),
+            *("--numerics", profile, *selected, "--workers", "1"),
+            silent=True,
         )
+
+    longest_first = sorted(SIMULATED, key=lambda chosen: chosen[1])
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for printed in pool.map(judged, longest_first):
+            session.log("%s", printed)
 
 
 @nox.session(requires=["env"], venv_backend="none", default=False)

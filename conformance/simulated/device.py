@@ -81,6 +81,7 @@ def simulate(profile: Profile | str, *, devices: int | None = None) -> ModuleTyp
         _take_launches()
     _apply(profile.habits)
     gc.freeze()  # launches make garbage: looking for it in all of torch, too, takes its time
+    gc.set_threshold(100_000, *gc.get_threshold()[1:])  # kernels are trees, and made by hundreds
     return module
 
 

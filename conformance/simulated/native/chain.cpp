@@ -150,24 +150,6 @@ struct Integer {
   struct MinS {
     static T of(T a, T b) { return a < b ? a : b; }
   };
-  struct Eq {
-    static uint8_t of(T a, T b) { return a == b; }
-  };
-  struct Ne {
-    static uint8_t of(T a, T b) { return a != b; }
-  };
-  struct SLt {
-    static uint8_t of(T a, T b) { return a < b; }
-  };
-  struct SLe {
-    static uint8_t of(T a, T b) { return a <= b; }
-  };
-  struct ULt {
-    static uint8_t of(T a, T b) { return static_cast<U>(a) < static_cast<U>(b); }
-  };
-  struct ULe {
-    static uint8_t of(T a, T b) { return static_cast<U>(a) <= static_cast<U>(b); }
-  };
 };
 
 // Bits are bytes 0 and 1; their sum is their difference.
@@ -184,25 +166,26 @@ struct BitOr {
   static uint8_t of(uint8_t a, uint8_t b) { return a | b; }
 };
 
-// Ordered comparisons are false of NaN.
-struct Float {
+// Of floats: NaN is equal to nothing, and in no order.
+template <typename T>
+struct Compared {
   struct Eq {
-    static uint8_t of(float a, float b) { return a == b; }
+    static uint8_t of(T a, T b) { return a == b; }
   };
   struct Ne {
-    static uint8_t of(float a, float b) { return a != b; }
+    static uint8_t of(T a, T b) { return a != b; }
   };
   struct Lt {
-    static uint8_t of(float a, float b) { return a < b; }
+    static uint8_t of(T a, T b) { return a < b; }
   };
   struct Le {
-    static uint8_t of(float a, float b) { return a <= b; }
+    static uint8_t of(T a, T b) { return a <= b; }
   };
   struct Gt {
-    static uint8_t of(float a, float b) { return a > b; }
+    static uint8_t of(T a, T b) { return a > b; }
   };
   struct Ge {
-    static uint8_t of(float a, float b) { return a >= b; }
+    static uint8_t of(T a, T b) { return a >= b; }
   };
 };
 
@@ -224,6 +207,8 @@ using Table = std::unordered_map<std::string, Loop>;
 template <typename T>
 void integers(Table& table, const std::string& type) {
   using I = Integer<T>;
+  using U = typename I::U;
+  using S = Compared<T>;
   const auto add = [&](const char* name, Loop loop) { table[name + ("." + type)] = loop; };
   add("add", &binary<T, T, typename I::Add>);
   add("sub", &binary<T, T, typename I::Sub>);
@@ -236,12 +221,12 @@ void integers(Table& table, const std::string& type) {
   add("shru", &binary<T, T, typename I::ShrU>);
   add("maxs", &binary<T, T, typename I::MaxS>);
   add("mins", &binary<T, T, typename I::MinS>);
-  add("eq", &binary<T, uint8_t, typename I::Eq>);
-  add("ne", &binary<T, uint8_t, typename I::Ne>);
-  add("slt", &binary<T, uint8_t, typename I::SLt>);
-  add("sle", &binary<T, uint8_t, typename I::SLe>);
-  add("ult", &binary<T, uint8_t, typename I::ULt>);
-  add("ule", &binary<T, uint8_t, typename I::ULe>);
+  add("eq", &binary<T, uint8_t, typename S::Eq>);
+  add("ne", &binary<T, uint8_t, typename S::Ne>);
+  add("slt", &binary<T, uint8_t, typename S::Lt>);
+  add("sle", &binary<T, uint8_t, typename S::Le>);
+  add("ult", &binary<U, uint8_t, typename Compared<U>::Lt>);
+  add("ule", &binary<U, uint8_t, typename Compared<U>::Le>);
   add("bit", &unary<T, uint8_t, LowBit<T>>);
   add("unsigned.i1", &unary<uint8_t, T, Cast<uint8_t, T>>);
   add("signed.i1", &unary<uint8_t, T, Negated<T>>);
@@ -283,12 +268,12 @@ Table all_loops() {
   casts<int64_t, int16_t>(table, "i64", "i16");
   casts<int64_t, int32_t>(table, "i64", "i32");
   table["float.i32"] = &unary<int32_t, float, Cast<int32_t, float>>;
-  table["oeq.f32"] = &binary<float, uint8_t, Float::Eq>;
-  table["une.f32"] = &binary<float, uint8_t, Float::Ne>;
-  table["olt.f32"] = &binary<float, uint8_t, Float::Lt>;
-  table["ole.f32"] = &binary<float, uint8_t, Float::Le>;
-  table["ogt.f32"] = &binary<float, uint8_t, Float::Gt>;
-  table["oge.f32"] = &binary<float, uint8_t, Float::Ge>;
+  table["oeq.f32"] = &binary<float, uint8_t, Compared<float>::Eq>;
+  table["une.f32"] = &binary<float, uint8_t, Compared<float>::Ne>;
+  table["olt.f32"] = &binary<float, uint8_t, Compared<float>::Lt>;
+  table["ole.f32"] = &binary<float, uint8_t, Compared<float>::Le>;
+  table["ogt.f32"] = &binary<float, uint8_t, Compared<float>::Gt>;
+  table["oge.f32"] = &binary<float, uint8_t, Compared<float>::Ge>;
   table["select.1"] = &select<uint8_t>;
   table["select.2"] = &select<uint16_t>;
   table["select.4"] = &select<uint32_t>;

@@ -183,8 +183,8 @@ class Call {
     return any && schema_.returns().size() > 0 && schema_.is_mutable();
   }
 
-  // Whether it writes to a tensor that has the right shape already, and its meta kernel is one of
-  // those in Python, which begin by importing a compiler: of the ops that backends and the suite use.
+  // Whether it writes to a tensor that has the right shape already, and has one of those meta kernels
+  // in Python that begin by importing a compiler: of the ops that backends and the suite use.
   bool prepared() {
     std::optional<std::vector<int64_t>> shape;
     if (name_ == "aten::cat.out") shape = concatenated();
